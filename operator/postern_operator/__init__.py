@@ -1,0 +1,1 @@
+"""Postern's operator: policies to sidecar configuration, pods to injected pods."""
