@@ -1,0 +1,367 @@
+"""A connection between accept and splice: performs what `inbound.life` decides. Reading `perform` tells all that it can do.
+
+One `Session` drives one life. When the life ends in a `Spliced`, both transports get the lean protocols of splice.py and
+the session's own objects go; an idle session costs no more than its two transports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import socket
+from collections.abc import Generator
+from ipaddress import IPv6Address
+from typing import TYPE_CHECKING, Any, cast
+
+from postern_sidecar.inbound.client import Client
+from postern_sidecar.inbound.events import (
+    Admit,
+    BackendSent,
+    ClientSent,
+    Command,
+    Connect,
+    ConnectFailed,
+    CountRule,
+    Do,
+    End,
+    Ended,
+    Event,
+    Happened,
+    HealthKnown,
+    Log,
+    LookUp,
+    Named,
+    Outcome,
+    SendBackend,
+    SendClient,
+    Spliced,
+    StartTimer,
+)
+from postern_sidecar.inbound.life import Life
+from postern_sidecar.inbound.record import session_record
+from postern_sidecar.names import Address, Endpoint, endpoint
+
+from .splice import BackendHalf, ClientHalf, Splice
+
+if TYPE_CHECKING:
+    from .listener import ListeningPort
+
+IP_TRANSPARENT = 19
+IPV6_TRANSPARENT = 75
+
+_REASONS = {
+    errno.ECONNREFUSED: "backend_refused",
+    errno.EMFILE: "no_descriptors",
+    errno.ENFILE: "no_descriptors",
+    errno.EPERM: "no_permission",
+    errno.EADDRINUSE: "address_in_use",
+    errno.ETIMEDOUT: "backend_timeout",
+}
+
+_endpoint = functools.lru_cache(maxsize=4096)(endpoint)
+
+
+class Session:
+    """Made when a connection was accepted; gone when it is spliced or closed."""
+
+    __slots__ = (
+        "accepted",
+        "admitted",
+        "backend",
+        "backend_paused",
+        "client",
+        "connecting",
+        "handover_began",
+        "life",
+        "logged_name",
+        "lookup",
+        "port",
+        "run",
+        "splice",
+        "started",
+        "timer",
+        "waiting",
+    )
+
+    def __init__(self, port: ListeningPort, transport: asyncio.Transport) -> None:
+        peer = _endpoint(transport.get_extra_info("peername")[:2])
+        local = _endpoint(transport.get_extra_info("sockname")[:2])
+        self.port = port
+        self.client = transport
+        self.backend: asyncio.Transport | None = None
+        self.life = Life(port.listener, Client(peer, local, peer), port.next_id())
+        self.started = port.clock()
+        self.handover_began = self.started
+        self.admitted: Address | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.connecting: asyncio.Task[None] | None = None
+        self.lookup: asyncio.Task[None] | None = None
+        self.splice: Splice | None = None
+        self.waiting: Log | None = None  # a connect line that waits for the client's name
+        self.run: Generator[Command, Any, End] | None = self.life.run()
+        self.advance(None)
+
+    def advance(self, event: Event | None) -> None:
+        """Give the life its next event and do what it says, up to its next wait."""
+        run = self.run
+        if run is None:
+            return
+        try:
+            command = run.send(event)
+            while command is not Do.WAIT:
+                command = run.send(self.perform(command))
+        except StopIteration as stop:
+            self.run = None
+            self._end(stop.value)
+        except Exception as bug:  # a bug of ours ends this session, not the others
+            self.run = None
+            self.port.internal_error(self.life.session, bug)
+            self._close(Ended(Outcome.BACKEND_FAILED, "internal_error"))
+
+    def perform(self, command: Command) -> object:
+        """Every effect that a life has on the world."""
+        match command:
+            case SendClient(data):
+                if data and not self.client.is_closing():
+                    self.client.write(data)
+            case SendBackend(data):
+                if self.backend is not None and not self.backend.is_closing():
+                    self.backend.write(data)
+            case StartTimer(seconds):
+                self._stop_timer()
+                self.timer = self.port.loop.call_later(seconds, self.advance, Happened.TIMED_OUT)
+            case Connect():
+                self.handover_began = self.port.clock()
+                self.connecting = self.port.loop.create_task(self._connect(command))
+            case Admit(address):
+                hit = self.port.admit(address)
+                self.admitted = address if hit is None else None
+                return hit
+            case Log(record):
+                self.port.log(record)
+            case CountRule():
+                self.port.count_rule(command)
+            case LookUp(address):
+                self.lookup = self.port.loop.create_task(self._look_up(address))
+            case _:
+                return self._do(command)
+        return None
+
+    def _do(self, command: Command) -> object:
+        match command:
+            case Do.STOP_TIMER:
+                self._stop_timer()
+            case Do.PAUSE_CLIENT:
+                self.client.pause_reading()
+            case Do.SHUT_CLIENT:
+                if not self.client.is_closing():
+                    self.client.write_eof()
+            case Do.CLOSE_BACKEND:
+                self._close_backend()
+            case Do.ASK_HEALTH:
+                self.port.loop.create_task(self._ask_health())  # noqa: RUF006 - bounded, and it ends by itself
+            case Do.PROBE:
+                return self.port.begin_probe(self)
+        return None
+
+    # What takes time
+
+    async def _connect(self, command: Connect) -> None:
+        loop, (address, port) = self.port.loop, command.to
+        try:
+            if command.source is None:
+                await loop.create_connection(lambda: BackendSide(self), str(address), port)
+                return
+            sock = await _transparent(loop, command.source, command.to)
+            await loop.create_connection(lambda: BackendSide(self), sock=sock)
+        except OSError as error:
+            self.advance(ConnectFailed(_REASONS.get(error.errno or 0, "backend_unreachable")))
+
+    async def _look_up(self, address: Address) -> None:
+        host_name = await self.port.resolve(address)
+        self.lookup = None
+        if self.run is not None:
+            self.advance(Named(host_name))
+            return
+        self.life.client.host_name = host_name
+        self._log_connect_late()
+
+    async def _ask_health(self) -> None:
+        self.advance(HealthKnown(await self.port.health.up()))
+
+    # How it ends
+
+    def _end(self, end: End) -> None:
+        self._stop_timer()
+        if isinstance(end, Ended):
+            self._close(end)
+            return
+        if self.backend is None or self.client.is_closing():
+            self._close(Ended(Outcome.CLIENT_GONE))
+            return
+        self._splice(end, self.backend)
+
+    def _splice(self, end: Spliced, backend: asyncio.Transport) -> None:
+        port, timeouts = self.port, self.life.listener.inbound.timeouts
+        splice = Splice(port.clock, self.life.listener.inbound.idle, timeouts.half_closed.seconds, end.filter, self._done)
+        splice.client = ClientHalf(splice, self.client, backend)
+        splice.backend = BackendHalf(splice, backend, self.client)
+        self.splice = splice
+        self.client.set_protocol(splice.client)
+        backend.set_protocol(splice.backend)
+        port.spliced(self, splice, port.clock() - self.handover_began)
+        self._log_connect()
+        if end.to_backend:
+            backend.write(end.to_backend)
+        if end.to_client:
+            splice.backend.octets += len(end.to_client)
+            splice.head = end.to_client[:4]
+            self.client.write(end.to_client)
+        if self.life.early:
+            splice.client.octets += len(self.life.early)
+        if end.early:
+            splice.apply(cast("Any", end.filter).from_client(end.early))
+        if self.life.paused:
+            self.client.resume_reading()
+        if end.client_closed:
+            splice.client.eof_received()
+
+    def _log_connect(self) -> None:
+        if self.life.probe and not self.life.listener.log_probes:
+            return
+        line = self._record("connect")
+        if self.lookup is not None:
+            self.waiting = line
+        else:
+            self.port.log(line.record)
+
+    def _log_connect_late(self) -> None:
+        if self.waiting is not None:
+            self.waiting = None
+            self.port.log(self._record("connect").record)
+
+    def _record(self, event: str, **fields: object) -> Log:
+        life = self.life
+        return Log(session_record(event, life.session, life.client, life.listener, fields))
+
+    def _done(self, splice: Splice) -> None:
+        """Both sides of a spliced session are gone."""
+        self._log_connect_late()
+        if self.lookup is not None:
+            self.lookup.cancel()
+        self.port.ended(self, splice)
+        if self.life.probe and not self.life.listener.log_probes:
+            return
+        self._log_closed(splice.client.octets, splice.backend.octets, splice.reason)
+
+    def _log_closed(self, octets_in: int, octets_out: int, reason: str) -> None:
+        fields: dict[str, object] = {"bytes_in": octets_in, "bytes_out": octets_out}
+        fields["duration"] = self.port.clock() - self.started
+        if reason:
+            fields["reason"] = reason
+        self.port.log(self._record("closed", **fields).record)
+
+    def _close(self, end: Ended) -> None:
+        """A session that never was spliced."""
+        self._stop_timer()
+        self._close_backend()
+        if self.lookup is not None:
+            self.lookup.cancel()
+        self.client.close()
+        if end.outcome is Outcome.CLIENT_GONE:
+            self._log_closed(0, 0, "client_gone")
+        self.port.closed(self, end)
+
+    def _close_backend(self) -> None:
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+        if self.backend is not None:
+            self.backend.close()
+            self.backend = None
+
+    def _stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+class ClientSide(asyncio.Protocol):
+    """The accepted socket, until the splice."""
+
+    __slots__ = ("port", "session")
+
+    def __init__(self, port: ListeningPort) -> None:
+        self.port = port
+        self.session: Session | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.session = self.port.accepted(cast("asyncio.Transport", transport))
+
+    def data_received(self, data: bytes) -> None:
+        if self.session is not None:
+            self.session.advance(ClientSent(data))
+
+    def eof_received(self) -> bool:
+        if self.session is not None:
+            self.session.advance(Happened.CLIENT_CLOSED)
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        if self.session is not None:
+            self.session.advance(Happened.CLIENT_CLOSED)
+        self.port.left(self.session)
+
+
+class BackendSide(asyncio.Protocol):
+    """The socket to the mail server, until the splice."""
+
+    __slots__ = ("session",)
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        session = self.session
+        if session.run is None:
+            transport.close()
+            return
+        session.backend = cast("asyncio.Transport", transport)
+        session.advance(Happened.CONNECTED)
+
+    def data_received(self, data: bytes) -> None:
+        self.session.advance(BackendSent(data))
+
+    def eof_received(self) -> bool:
+        self.session.advance(Happened.BACKEND_CLOSED)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self.session.advance(Happened.BACKEND_CLOSED)
+
+
+async def _transparent(loop: asyncio.AbstractEventLoop, source: Endpoint, to: Endpoint) -> socket.socket:
+    """A connected socket whose own address is the client's. Raises OSError: EPERM without NET_RAW."""
+    ipv6 = isinstance(source.address, IPv6Address)
+    sock = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        if ipv6:
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((str(source.address), source.port))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            sock.bind((str(source.address), 0))  # the port is the lesser part of an identity
+        await loop.sock_connect(sock, (str(to.address), to.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+

@@ -1,0 +1,190 @@
+"""Two sockets become one stream: bytes both ways with back-pressure, half-close, and the end of a session.
+
+The hot path of the sidecar. `ClientHalf` and `BackendHalf` are the protocols of the two transports after the hand-over;
+`Splice` is what they share. Nothing is kept here beyond what a transport has not yet taken: when one side reads slowly,
+the other is not read.
+
+uvloop aborts the process when a closed transport is written to: every write asks first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from postern_sidecar.inbound.filters import Filter, Passed
+
+LINGER: Final = 5.0  # seconds for a client to read the last reply
+
+
+class Splice:
+    """Both halves of a session. `on_end` is called once, when both transports are gone."""
+
+    __slots__ = (
+        "backend",
+        "client",
+        "clock",
+        "deadline",
+        "filter",
+        "half_closed",
+        "head",
+        "held",
+        "idle",
+        "last",
+        "on_end",
+        "open",
+        "reason",
+        "server_last",
+    )
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        idle: float,
+        half_closed: float,
+        stream_filter: Filter | None,
+        on_end: Callable[[Splice], None],
+    ) -> None:
+        self.clock = clock
+        self.last = clock()
+        self.idle = idle
+        self.half_closed = half_closed
+        self.deadline: float | None = None  # set once the end is only a matter of time
+        self.filter = stream_filter
+        self.held = False  # the filter holds enough: the client is not read
+        self.head = b""  # how the server's last words began
+        self.server_last = True
+        self.reason = ""  # why the sidecar ended the session, where it did
+        self.on_end = on_end
+        self.open = 2
+        self.client: ClientHalf
+        self.backend: BackendHalf
+
+    def overdue(self, now: float) -> bool:
+        return now >= (self.last + self.idle if self.deadline is None else self.deadline)
+
+    def expire(self, reason: str = "idle") -> None:
+        """Idle for too long, or a side that should have gone has not: end it without waiting for anybody."""
+        if self.deadline is None and not self.reason:
+            self.reason = reason
+        self.client.transport.abort()
+        self.backend.transport.abort()
+
+    def dismiss(self, text: bytes, reason: str) -> None:
+        """End the session with a last word to the client, who gets the time to read it."""
+        self.reason = reason
+        self.deadline = self.clock() + LINGER
+        self.backend.transport.close()
+        client = self.client.transport
+        if client.is_closing():
+            return
+        if text:
+            client.write(text)
+        if self.held:
+            client.resume_reading()
+        client.write_eof()
+
+    def halve(self) -> None:
+        """One side has no more to say. With both it is over; with one the other has `half_closed` seconds."""
+        if self.client.eof and self.backend.eof:
+            self.client.transport.close()
+            self.backend.transport.close()
+        self.deadline = self.clock() + self.half_closed
+
+    def lost(self, other: asyncio.Transport) -> None:
+        """A side is gone: what the other one has not read yet is still delivered, within the time for half-closed."""
+        self.open -= 1
+        if self.open == 0:
+            self.on_end(self)
+        elif not other.is_closing():
+            other.close()
+        if self.deadline is None:
+            self.deadline = self.clock() + self.half_closed
+
+    def apply(self, passed: Passed) -> None:
+        """Do what the filter said."""
+        client, backend = self.client.transport, self.backend.transport
+        if passed.to_backend and not backend.is_closing():
+            backend.write(passed.to_backend)
+        if passed.end:
+            self.dismiss(passed.to_client, passed.end)
+            return
+        if passed.to_client and not client.is_closing():
+            client.write(passed.to_client)
+        if passed.done:
+            self.filter = None
+        if passed.hold is not self.held and not client.is_closing():
+            self.held = passed.hold
+            (client.pause_reading if passed.hold else client.resume_reading)()
+
+
+class _Half(asyncio.Protocol):
+    __slots__ = ("eof", "octets", "other", "splice", "transport")
+
+    def __init__(self, splice: Splice, transport: asyncio.Transport, other: asyncio.Transport) -> None:
+        self.splice = splice
+        self.transport = transport
+        self.other = other
+        self.octets = 0  # received from this side
+        self.eof = False
+
+    def pause_writing(self) -> None:
+        """This side reads slowly: do not read the other."""
+        if not self.other.is_closing():
+            self.other.pause_reading()
+
+    def resume_writing(self) -> None:
+        if not self.other.is_closing():
+            self.other.resume_reading()
+
+    def eof_received(self) -> bool:
+        self.eof = True
+        splice, other = self.splice, self.other
+        if splice.reason:
+            self.transport.close()
+        elif not other.is_closing():
+            other.write_eof()
+            splice.halve()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self.splice.lost(self.other)
+
+
+class ClientHalf(_Half):
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        self.octets += len(data)
+        splice = self.splice
+        splice.last = splice.clock()
+        splice.server_last = False
+        if splice.reason:  # it talks on after its last reply: read, not kept, and not for long
+            return
+        if splice.filter is not None:
+            splice.apply(splice.filter.from_client(data))
+        elif not self.other.is_closing():
+            self.other.write(data)
+
+
+class BackendHalf(_Half):
+    __slots__ = ()
+
+    def resume_writing(self) -> None:
+        if not self.splice.held:
+            super().resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        self.octets += len(data)
+        splice = self.splice
+        splice.last = splice.clock()
+        splice.server_last = True
+        splice.head = data[:4]
+        if splice.filter is not None:
+            splice.apply(splice.filter.from_backend(data))
+        elif not self.other.is_closing():
+            self.other.write(data)
