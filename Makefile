@@ -28,14 +28,15 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nPYTHON=python3.13 picks the interpreter, ARGS=... goes to the program that the target runs.\n'
 
-demo: venv servers ## real mail: HAProxy -> postern-sidecar -> Postfix; ends by itself with a summary
+demo: venv ## real mail: HAProxy -> postern-sidecar -> Postfix; ends by itself with a summary
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then $(BIN)/python scripts/debian.py haproxy postfix; fi
 	@$(BIN)/python scripts/demo.py $(ARGS)
 
-test: venv servers ## every test, against real HAProxy, nginx, Postfix, Exim, Dovecot (as root, on Debian)
+test: servers ## every test, against real HAProxy, nginx, Postfix, Exim, Dovecot (as root, on Debian)
 	$(PYTEST) $(COVERAGE) $(ARGS)
 
-test-unit: venv ## the unit tests: no root, no Debian packages, under 30 seconds
-	$(PYTEST) tests/sidecar/unit tests/test_project.py $(ARGS)
+test-unit: venv ## the tests that need no root and no Debian packages, in under 30 seconds
+	$(PYTEST) -m 'not real' --ignore=tests/sidecar/real $(ARGS)
 
 lint: venv ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -51,11 +52,11 @@ types: venv ## mypy, strict
 imports: venv ## import-linter: the layers, and no I/O below the edge
 	$(BIN)/lint-imports
 
-bench: venv servers ## the same load through Postern and through what one would use instead (bench/README.md)
+bench: servers ## the same load through Postern and through what one would use instead (bench/README.md)
 	$(BIN)/python -m bench $(ARGS)
 
 fuzz: venv ## a million mutated headers through the PROXY parsers
-	$(BIN)/python bench/fuzz.py $(ARGS)
+	$(BIN)/python bench/fuzz_proxyproto.py $(ARGS)
 
 lock: venv ## write requirements/ from pyproject.toml; ARGS=--upgrade takes the newest releases
 	scripts/lock $(ARGS)
@@ -72,5 +73,5 @@ venv:
 	@scripts/venv
 
 # The mail servers and load balancers, unpacked and not installed: two of them may not be on one Debian system at once.
-servers:
-	@scripts/debian
+servers: venv
+	@$(BIN)/python scripts/debian.py
