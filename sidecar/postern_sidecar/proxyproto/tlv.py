@@ -1,7 +1,7 @@
 """What a header's TLVs say (PP 2.2.1 - 2.2.8, and the clouds' custom types), read only when somebody asks.
 
 The header has been accepted already, so nothing here refuses it: a value that its type does not allow is dropped
-(AUTHORITY over 255 octets, a malformed SSL), and so is one that stands twice, because which of the two holds is not worded.
+(AUTHORITY over 255 octets, a malformed SSL), and so is one that stands twice: which of them holds is not worded.
 A custom type that is not what its cloud documents is somebody else's: it stays among the unknown ones.
 Whether a TLV may be believed is not known here; it is as true as the load balancer that wrote it. Raises nothing.
 
