@@ -1,0 +1,292 @@
+"""Log lines: the two styles to the byte, what is left out, and that no value can pass for another."""
+
+from __future__ import annotations
+
+import ast
+import enum
+import json
+import re
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import postern_sidecar.logline as logline_module
+from postern_sidecar.config.model import LogFormat, Selector
+from postern_sidecar.inbound.limits import LimitKind
+from postern_sidecar.logline import FIELD, REASONS, Formatter, Record
+from postern_sidecar.proxyproto.header import Reason
+
+WHEN = 1795339506.131  # 2026-11-22 09:25:06.131
+EXIM = Formatter(LogFormat.EXIM.value, [Selector.PROXY.value])
+JSON = Formatter(LogFormat.JSON.value, [])
+ROOT = Path(logline_module.__file__ or "").parent
+
+CLIENT: dict[str, object] = {
+    "listener": "smtp",
+    "sender_host_name": "mail.example.net",
+    "sender_host_address": ip_address("192.0.2.4"),
+    "sender_host_port": 40211,
+    "received_ip_address": ip_address("10.0.9.12"),
+    "received_port": 25,
+}
+PROXY: dict[str, object] = {
+    "proxy_session": True,
+    "proxy_host_address": ip_address("10.0.3.7"),
+    "proxy_host_port": 52044,
+    "proxy_target_address": ip_address("198.51.100.25"),
+    "proxy_target_port": 25,
+    "header_version": 2,
+    "handover": "ProxyV2",
+}
+SIX: dict[str, object] = {
+    "sender_host_address": ip_address("2001:db8::1"),
+    "sender_host_port": 1025,
+    "received_ip_address": "2001:db8:f::25",
+    "received_port": 0,
+}
+
+
+def exim(event: str, fields: dict[str, object], session: str = "c1f3", formatter: Formatter = EXIM) -> str:
+    line = formatter.line(Record(event, session, fields), WHEN).decode("ascii")
+    prefix = "2026-11-22 09:25:06.131 "
+    assert line.startswith(prefix)
+    assert line.endswith("\n")
+    assert line.count("\n") == 1
+    return line[len(prefix) : -1]
+
+
+@pytest.mark.parametrize(
+    ("event", "fields", "line"),
+    [
+        (
+            "connect",
+            CLIENT | PROXY,
+            (
+                "c1f3 connect H=mail.example.net [192.0.2.4]:40211 I=[10.0.9.12]:25 TGT=[198.51.100.25]:25 "
+                "PRX=10.0.3.7 V=2 HO=ProxyV2"
+            ),
+        ),
+        ("connect", SIX, "c1f3 connect H=[2001:db8::1]:1025 I=[2001:db8:f::25]:0"),
+        ("connect", {"sender_host_address": "192.0.2.4"}, "c1f3 connect H=[192.0.2.4]"),
+        ("connect", {}, "c1f3 connect"),
+        ("connect", {"sender_host_name": "mail.example.net"}, "c1f3 connect"),
+        (
+            "closed",
+            CLIENT | PROXY | {"bytes_in": 48211, "bytes_out": 702, "duration": 1.7712},
+            "c1f3 closed H=mail.example.net [192.0.2.4]:40211 PRX=10.0.3.7 in=48211 out=702 D=1.771s",
+        ),
+        (
+            "closed",
+            SIX | {"bytes_in": 0, "bytes_out": 0, "duration": 900, "reason": "idle"},
+            "c1f3 closed H=[2001:db8::1]:1025 in=0 out=0 D=900.000s R=idle",
+        ),
+        ("closed", {"duration": "odd one"}, "c1f3 closed D=odd\\x20one"),
+        (
+            "refused",
+            SIX | PROXY | {"reason": "rule", "reply": "554 5.7.1 no", "detail": "rule spam"},
+            'c1f3 refused H=[2001:db8::1]:1025 PRX=10.0.3.7 R=rule C="554 5.7.1 no" detail="rule spam"',
+        ),
+        ("refused", {"reason": "others", "reply": ""}, "c1f3 refused R=others"),
+        (
+            "proxy_failed",
+            SIX | {"reason": "crc32c", "reply": b"421 4.3.2 x", "detail": None},
+            'c1f3 proxy_failed H=[2001:db8::1]:1025 I=[2001:db8:f::25]:0 R=crc32c C="421 4.3.2 x"',
+        ),
+        (
+            "warning",
+            CLIENT | {"message": 'a "message" with = signs'},
+            'c1f3 H=mail.example.net [192.0.2.4]:40211 Warning: a "message" with = signs',
+        ),
+    ],
+)
+def test_exim_lines_of_a_session(event: str, fields: dict[str, object], line: str) -> None:
+    assert exim(event, fields) == line
+
+
+class Colour(enum.Enum):
+    RED = "bright red"
+
+
+def test_exim_lines_of_the_service() -> None:
+    fields: dict[str, object] = {
+        "listener": "smtp",
+        "address": "[::]:25",
+        "at": ip_address("::1"),
+        "count": 0,
+        "share": 0.5,
+        "open": False,
+        "shut": True,
+        "empty": "",
+        "none": None,
+        "raw": b"\x00a",
+        "list": ["x"],
+        "colour": Colour.RED,
+        "message": "two words",
+        "hash": "3f9c",
+    }
+    assert exim("config", fields, session="") == (
+        '- config listener=smtp address="[::]:25" at=::1 count=0 share=0.500 open=no shut=yes raw="\\x00a" '
+        'list="[\'x\']" colour="bright red" message="two words" hash=3f9c'
+    )
+
+
+def test_without_the_selector_nothing_of_the_proxy() -> None:
+    plain = Formatter("Exim", [])
+    line = exim("connect", CLIENT | PROXY, formatter=plain)
+    assert line == "c1f3 connect H=mail.example.net [192.0.2.4]:40211 I=[10.0.9.12]:25"
+    assert exim("refused", PROXY | {"reason": "rule"}, formatter=plain) == "c1f3 refused R=rule"
+
+
+def test_json() -> None:
+    fields = CLIENT | PROXY | {"duration": 1.77123, "bytes_in": 0, "reason": "", "detail": None, "proxy_failed": False}
+    line = JSON.line(Record("closed", "c1f3", fields), WHEN)
+    assert line == (
+        b'{"time":"2026-11-22T09:25:06.131Z","event":"closed","session":"c1f3","listener":"smtp",'
+        b'"sender_host_name":"mail.example.net","sender_host_address":"192.0.2.4","sender_host_port":40211,'
+        b'"received_ip_address":"10.0.9.12","received_port":25,"proxy_session":true,"proxy_host_address":"10.0.3.7",'
+        b'"proxy_host_port":52044,"proxy_target_address":"198.51.100.25","proxy_target_port":25,"header_version":2,'
+        b'"handover":"ProxyV2","duration":1.771,"bytes_in":0,"proxy_failed":false}\n'
+    )
+
+
+def test_json_of_other_kinds() -> None:
+    fields = {"proxy_failed": "timeout", "colour": Colour.RED, "raw": b"\xff", "at": ip_address("2001:db8::1")}
+    line = json.loads(JSON.line(Record("dns", "", fields), WHEN))
+    assert line == {
+        "time": "2026-11-22T09:25:06.131Z",
+        "event": "dns",
+        "proxy_failed": True,
+        "colour": "bright red",
+        "raw": "\\xff",
+        "at": "2001:db8::1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("when", "text"),
+    [
+        (0.0, "1970-01-01 00:00:00.000"),
+        (0.9994, "1970-01-01 00:00:00.999"),
+        (0.9996, "1970-01-01 00:00:01.000"),
+        (951782399.9996, "2000-02-29 00:00:00.000"),
+    ],
+)
+def test_time_is_rounded_into_the_next_second(when: float, text: str) -> None:
+    assert EXIM.line(Record("drain", "", {}), when).decode() == f"{text} - drain\n"
+
+
+def test_the_kept_second_is_not_kept_too_long() -> None:
+    times = [EXIM.line(Record("x", "", {}), when)[:23] for when in (10.25, 10.75, 11.0, 10.5)]
+    assert times == [b"1970-01-01 00:00:" + end for end in (b"10.250", b"10.750", b"11.000", b"10.500")]
+
+
+@pytest.mark.parametrize(
+    ("value", "escaped"),
+    [
+        ("a\nb\r\t\x7f\x1b[0m", "a\\x0ab\\x0d\\x09\\x7f\\x1b[0m"),
+        ("é☃", "\\xc3\\xa9\\xe2\\x98\\x83"),
+        ("\\x41", "\\x5cx41"),
+        ("\udcff\ud800", "\\xed\\xb3\\xbf\\xed\\xa0\\x80"),
+        (b"\x80\xff ok", "\\x80\\xff ok"),
+    ],
+)
+def test_escaping(value: object, escaped: str) -> None:
+    record = Record("warning", "c1", {"message": value})
+    assert exim("warning", {"message": value}) == f"c1f3 Warning: {escaped}"
+    assert json.loads(JSON.line(record, WHEN))["message"] == escaped
+
+
+@pytest.mark.parametrize(
+    ("value", "logged"),
+    [
+        ("x" * 256, "x" * 256),
+        ("x" * 257, "x" * 253 + "..."),
+        (b"x" * 100_000, "x" * 253 + "..."),
+        ("x" * 250 + "\n\n", "x" * 250 + "..."),  # never half an escape
+        ("\n" * 64, "\\x0a" * 64),
+        ("\n" * 65, "\\x0a" * 63 + "..."),
+    ],
+)
+def test_a_field_is_bounded(value: object, logged: str) -> None:
+    assert len(logged) <= FIELD
+    assert exim("warning", {"message": value}) == f"c1f3 Warning: {logged}"
+    assert exim("refused", {"reply": value}) == f'c1f3 refused C="{logged}"'
+    assert json.loads(JSON.line(Record("warning", "", {"message": value}), WHEN))["message"] == logged
+
+
+@pytest.mark.parametrize(
+    ("event", "fields", "line"),
+    [
+        (
+            "connect",
+            {"sender_host_name": "x [9.9.9.9]:1 PRX=8.8.8.8", "sender_host_address": "192.0.2.4"},
+            "c1f3 connect H=x\\x20\\x5b9.9.9.9\\x5d:1\\x20PRX\\x3d8.8.8.8 [192.0.2.4]",
+        ),
+        (
+            "refused",
+            {"reply": '554 no" R=forged C="yes', "detail": "\\"},
+            'c1f3 refused C="554 no\\x22 R=forged C=\\x22yes" detail="\\x5c"',
+        ),
+        ("config", {"message": 'a" hash="b', "x y": 1}, 'c1f3 config message="a\\x22 hash=\\x22b" x\\x20y=1'),
+    ],
+)
+def test_no_value_passes_for_another(event: str, fields: dict[str, object], line: str) -> None:
+    assert exim(event, fields) == line
+
+
+_ITEM = re.compile(r' [A-Za-z_]+=("[^"]*"|[^ "]+ \[[^\] ]*\]|[^ "]*)(?= |$)')
+
+
+@given(st.text(), st.one_of(st.text(), st.binary()), st.text())
+def test_a_line_reads_in_one_way(name: str, reply: str | bytes, reason: str) -> None:
+    fields: dict[str, object] = {"sender_host_address": "192.0.2.4", "sender_host_name": name}
+    fields |= {"reason": reason, "reply": reply}
+    line = exim("refused", fields)
+    assert line.isprintable()
+    body = line.removeprefix("c1f3 refused")
+    keys = [match.group().split("=")[0].strip() for match in _ITEM.finditer(body)]
+    assert "".join(match.group() for match in _ITEM.finditer(body)) == body
+    assert keys == ["H", *(["R"] if reason else []), *(["C"] if reply else [])]
+    assert json.loads(JSON.line(Record("refused", "c", fields), WHEN)).keys() <= {"time", "event", "session", *fields}
+
+
+# The closed list of reasons
+
+
+def documented() -> set[str]:
+    page = (ROOT.parents[1] / "docs" / "logging.md").read_text().partition("## Reasons")[2]
+    return set(re.findall(r"^\| `([a-z0-9_]+)` \|", page, re.MULTILINE))
+
+
+def test_the_page_has_every_reason_and_no_other() -> None:
+    assert documented() == REASONS
+
+
+_GIVES_A_REASON = {"_refuse", "_proxy_failed", "_backend_failed", "ConnectFailed", "expire", "dismiss", "_end", "Ended"}
+_REASON = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*|[a-z]+[0-9]+[a-z]")
+
+
+def _called(node: ast.Call) -> str:
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+
+
+def used() -> set[str]:
+    """The reasons that the code gives: literals among the arguments of the calls that take one."""
+    found: set[str] = set()
+    for path in [*ROOT.glob("inbound/**/*.py"), *ROOT.glob("edge/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or "PROBE" in ast.unparse(node):
+                continue
+            given = node.args if _called(node) in _GIVES_A_REASON else []
+            given = [*given, *(k.value for k in node.keywords if k.arg in ("reason", "end"))]
+            found |= {str(a.value) for a in given if isinstance(a, ast.Constant) and isinstance(a.value, str)}
+    return {text for text in found if _REASON.fullmatch(text)}
+
+
+def test_the_code_gives_no_reason_that_is_not_on_the_list() -> None:
+    literal = used()
+    assert {"rule", "backend_closed"} <= literal  # or this test reads the wrong calls
+    assert literal | {reason.value for reason in Reason} | {kind.value for kind in LimitKind} <= REASONS
