@@ -259,9 +259,9 @@ class Limiter:
         if busy is not None:
             busy.mark = mark
             busy.sessions += hit is None
-        elif hit is None:
+        elif hit is None or mark is None:  # without a rate, who has no session is not refused
             self._busy[key] = _Busy(mark, 1)
-        elif mark is not None:
+        else:
             self._idle[key] = mark
         return hit
 

@@ -328,7 +328,7 @@ class TestBound:
         assert (it.clients, it.evictions, it.sessions) == (2, 0, 3)
 
     def test_an_attacker_who_walks_a_32(self) -> None:
-        """/64s of one /32, each seen once, four tables full: the table ends at its bound, and others are still counted."""
+        """/64s of one /32, each once, four tables full: the table ends at its bound, and others are still counted."""
         it = limiter(ratePerClient=RATE, connectionsPerClient=5)
         assert it.admit(A, 0) is None
         network = int(ip_address("2001:db8::"))
