@@ -66,11 +66,8 @@ def six(source: Endpoint = CLIENT6, destination: Endpoint = SERVER6) -> Header:
 
 
 def two(family: Family, transport: Transport = Transport.STREAM, tlvs: bytes = b"") -> Header:
-    source, destination = None, None
-    if transport is Transport.STREAM:
-        source, destination = {Family.INET: (CLIENT4, SERVER4), Family.INET6: (CLIENT6, SERVER6)}.get(
-            family, (None, None)
-        )
+    ends = {Family.INET: (CLIENT4, SERVER4), Family.INET6: (CLIENT6, SERVER6)} if transport is Transport.STREAM else {}
+    source, destination = ends.get(family, (None, None))
     return Header(2, Command.PROXY, family, transport, source, destination, tlvs)
 
 
@@ -106,6 +103,11 @@ V1_ACCEPTED = [
         "tcp6, v4-mapped as HAProxy writes it",
         b"PROXY TCP6 ::ffff:192.0.2.10 2001:db8:1::25 2000 25\r\n",
         six(CLIENT4, SERVER6),
+    ),
+    Accepted(
+        "tcp6, longest spelling of an address: 45",
+        b"PROXY TCP6 0000:0000:0000:0000:0000:ffff:255.255.255.255 2001:db8:1::25 65535 25\r\n",
+        six(LONG4, SERVER6),
     ),
     Accepted("unknown, short", b"PROXY UNKNOWN\r\n", UNKNOWN),
     Accepted("unknown, a space more", b"PROXY UNKNOWN \r\n", UNKNOWN),
@@ -302,6 +304,10 @@ V2_REFUSED = [
     checksummed("nought", tlv(3, bytes(4))),
     checksummed("of three octets", tlv(3, bytes(3))),
     checksummed("of five octets", tlv(3, bytes(5))),
+    checksummed(
+        "of five octets, right but for that",
+        b"\3\0\5\0" + crc32c(binary(0x2111, FOUR + b"\3\0\5" + bytes(5))[:-1]).to_bytes(4),
+    ),
     checksummed("empty", tlv(3)),
     checksummed("wrong in LOCAL, behind addresses", tlv(3, b"\1\2\3\4"), 0x2011),
     Refused("checksum twice", summed(binary(0x2111, FOUR + tlv(3, bytes(4)) * 2)), Reason.CRC32C),

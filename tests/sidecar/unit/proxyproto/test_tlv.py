@@ -1,4 +1,4 @@
-"""What TLVs say and under which names, and that no value of a load balancer becomes more than printable, bounded text."""
+"""What TLVs say, and under which names; no value of a load balancer becomes more than printable, bounded text."""
 
 from __future__ import annotations
 
