@@ -22,19 +22,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
+from typing import TYPE_CHECKING
+
 from lab import trees
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DPKG_STATUS = Path("/var/lib/dpkg/status")
 APT = ("apt-get", "-q", "-o", "APT::Sandbox::User=root")  # the target folder is root's alone
 
 
-class CannotPrepare(Exception):
+class PreparationError(Exception):
     """Said to the user as it stands."""
 
 
@@ -52,7 +56,7 @@ def main() -> int:
         return 0
     try:
         prepare(names)
-    except CannotPrepare as problem:
+    except PreparationError as problem:
         print(f"scripts/debian.py: {problem}", file=sys.stderr)
         return 1
     return 0
@@ -63,11 +67,13 @@ def prepare(names: list[str]) -> None:
         return
     if os.geteuid() != 0:
         missing = " ".join(name for name in names if not is_current(name))
-        raise CannotPrepare(
+        raise PreparationError(
             f"the tests with real mail servers need root and: {missing}\nRun: sudo python3 scripts/debian.py"
         )
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise CannotPrepare("the tests with real mail servers take them from Debian 12 or 13: there is no apt-get here")
+        raise PreparationError(
+            "the tests with real mail servers take them from Debian 12 or 13: there is no apt-get here"
+        )
     with only_one(trees.cache()):
         wanted = [name for name in names if not is_current(name)]
         print(f"Unpacking {', '.join(wanted)} into {trees.cache()}")
@@ -131,7 +137,7 @@ def closure(packages: tuple[str, ...]) -> list[str]:
         run(*APT, "update")
         plan = simulate(packages)
     if plan is None:
-        raise CannotPrepare(f"apt knows no package {' or '.join(packages)} on {trees.release()}")
+        raise PreparationError(f"apt knows no package {' or '.join(packages)} on {trees.release()}")
     for package in packages:
         plan.setdefault(package, "")  # installed here already: unpacked all the same
     return sorted(f"{name}={version}" if version else name for name, version in plan.items())
@@ -149,7 +155,7 @@ def simulate(packages: tuple[str, ...]) -> dict[str, str] | None:
     if "Unable to locate package" in result.stderr or "has no installation candidate" in result.stderr:
         return None
     if result.returncode != 0:
-        raise CannotPrepare(f"apt cannot plan {' '.join(packages)}:\n{result.stderr.strip()}")
+        raise PreparationError(f"apt cannot plan {' '.join(packages)}:\n{result.stderr.strip()}")
     return dict(re.findall(r"^Inst (\S+) (?:\[\S+\] )?\((\S+) ", result.stdout, re.MULTILINE))
 
 
@@ -165,7 +171,7 @@ def merge_usr(root: Path) -> None:
 def run(*command: str, cwd: Path | None = None) -> None:
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise CannotPrepare(f"{' '.join(command)} failed:\n{result.stderr.strip() or result.stdout.strip()}")
+        raise PreparationError(f"{' '.join(command)} failed:\n{result.stderr.strip() or result.stdout.strip()}")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ hostile as they like. On a failure the whole conversation is in the message.
 from __future__ import annotations
 
 import re
-import socket
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+if TYPE_CHECKING:
+    import socket
+    from types import TracebackType
 
 
 class Reply(NamedTuple):
@@ -26,7 +28,9 @@ class Conversation:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -82,7 +86,9 @@ class Conversation:
         self.send(line + "\r\n")
         return self.expect(code)
 
-    def deliver(self, *, recipient: str = "box@example.org", subject: str = "a test", helo: str = "client.test") -> Reply:
+    def deliver(
+        self, *, recipient: str = "box@example.org", subject: str = "a test", helo: str = "client.test"
+    ) -> Reply:
         """A whole session from the banner to QUIT; the reply to the message."""
         self.expect(220)
         self.command(f"EHLO {helo}", 250)

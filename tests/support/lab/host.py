@@ -7,14 +7,18 @@ in a thread that lives over there.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from . import kernel
 from .conversation import Conversation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Result = TypeVar("Result")
 Address = tuple[str, int]
@@ -34,14 +38,14 @@ class Host:
         """Runs something that makes sockets of its own; it must be brief, for calls wait for one another."""
         return self._over_there.submit(function).result()
 
-    def socket(self, address: str, *, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    def new_socket(self, address: str, *, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
         """A new socket of the family of `address`."""
         family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
         return self.call(lambda: socket.socket(family, kind))
 
     def connect(self, to: Address, *, source: str | None = None, timeout: float = 20.0) -> socket.socket:
         """A connected socket; `source` is the client's address, any of `Lab.CLIENTS` on `outside`."""
-        sock = self.socket(to[0])
+        sock = self.new_socket(to[0])
         try:
             sock.settimeout(timeout)
             if source is not None:
@@ -53,13 +57,21 @@ class Host:
             raise
         return sock
 
+    def listens_on(self, port: int) -> bool:
+        """Whether something listens on that TCP port, on any address (proc(5): state 0A, addresses in hexadecimal)."""
+
+        def tables() -> str:
+            return "".join(Path(f"/proc/thread-self/net/{table}").read_text() for table in ("tcp", "tcp6"))
+
+        return re.search(rf":{port:04X} \w+:0000 0A ", self.call(tables)) is not None
+
     def talk(self, to: Address, *, source: str | None = None, timeout: float = 20.0) -> Conversation:
         """The same, for SMTP and its like: lines and replies."""
         return Conversation(self.connect(to, source=source, timeout=timeout))
 
     def listen(self, on: Address, *, backlog: int = 1024) -> socket.socket:
         """A listening socket; port 0 takes a free one."""
-        sock = self.socket(on[0])
+        sock = self.new_socket(on[0])
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(on)
@@ -72,8 +84,8 @@ class Host:
     async def open_connection(
         self, to: Address, *, source: str | None = None
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        sock = self.socket(to[0])
-        sock.setblocking(False)  # noqa: FBT003
+        sock = self.new_socket(to[0])
+        sock.setblocking(False)
         if source is not None:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind((source, 0))

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWPID = 0x20000000

@@ -15,19 +15,21 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from . import supervisor, trees
 from .host import Host
 from .program import PATIENCE, Log, Process, Program
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 POD = "10.0.9.12"
 POD6 = "fd00:9::12"
@@ -59,7 +61,7 @@ route add default via fd00:9::1
 """
 
 
-class NotRoot(Exception):
+class NotRootError(Exception):
     """Namespaces and mounts are root's to make."""
 
 
@@ -68,14 +70,16 @@ class Namespaces:
 
     def __init__(self) -> None:
         if os.geteuid() != 0:
-            raise NotRoot("the tests with real mail servers make network and mount namespaces: run them as root")
+            raise NotRootError("the tests with real mail servers make network and mount namespaces: run them as root")
         self.folder = Path(tempfile.mkdtemp(prefix="postern-lab-"))
         self.folder.chmod(0o755)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._supervisor = subprocess.Popen(
-                ["unshare", "--mount", "--net", "--pid", "--fork"]
-                + [sys.executable, "-I", "-S", supervisor.__file__, str(theirs.fileno())],
+                [
+                    *("unshare", "--mount", "--net", "--pid", "--fork"),
+                    *(sys.executable, "-I", "-S", supervisor.__file__, str(theirs.fileno())),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is pytest's: its teardown ends the laboratory
@@ -95,14 +99,16 @@ class Namespaces:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
         """Ends every program. Returns when the last is gone, with its namespaces and mounts."""
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
-        self._supervisor.wait()
+        self._supervisor.wait()  # the kernel ends a process namespace's first process after all others
         self._reader.join()
         self._control.close()
         for process in self._processes.values():
@@ -110,6 +116,11 @@ class Namespaces:
         for host in (self.outside, self.pod):
             host.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def pid(self) -> int:
+        """The process whose end is the end of everything here."""
+        return self._supervisor.pid
 
     def start(self, program: Program, name: str) -> Process:
         reading, writing = os.pipe()
@@ -133,6 +144,14 @@ class Namespaces:
         if check and status != 0:
             raise AssertionError(f"{' '.join(program.argv)} ended with {status}:\n{process.log}")
         return process
+
+    def wait_for_port(self, process: Process, port: int, host: str, *, timeout: float = PATIENCE) -> None:
+        """For servers that do not say when they are ready: asks the kernel, without a connection, which they'd log."""
+        side = {"outside": self.outside, "pod": self.pod}[host]
+        until = time.monotonic() + timeout
+        while not side.listens_on(port):
+            if process.ended_within(0.005) or time.monotonic() > until:
+                raise AssertionError(f"{process.log.name} does not listen on port {port}. Its log:\n{process.log}")
 
     def _meet(self) -> tuple[Host, Host]:
         packet, namespaces, _, _ = socket.recv_fds(self._control, supervisor.LARGEST, len(supervisor.HOSTS))

@@ -8,10 +8,12 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
 PATIENCE = 20.0  # seconds: far above what anything takes here, and a test fails with the whole log after it
 
@@ -81,7 +83,7 @@ class Log:
         self._reader.join(PATIENCE)
 
     def _read(self, descriptor: int) -> None:
-        with open(descriptor, encoding="utf-8", errors="backslashreplace", newline="\n") as stream:  # noqa: PTH123
+        with open(descriptor, encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
             for line in stream:
                 with self._news:
                     self._lines.append(line.rstrip("\r\n"))
@@ -108,6 +110,9 @@ class Process:
     @property
     def running(self) -> bool:
         return not self._over.is_set()
+
+    def ended_within(self, timeout: float) -> bool:
+        return self._over.wait(timeout)
 
     def signal(self, number: signal.Signals) -> None:
         self._ask({"signal": self.pid, "number": int(number)})

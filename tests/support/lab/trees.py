@@ -26,7 +26,7 @@ MANIFEST = "packages"  # written last: a tree without it does not count
 PREPARE = "scripts/debian.py"
 
 
-class TreeMissing(Exception):
+class TreeMissingError(Exception):
     """The tree is not unpacked. The message names the command that does it."""
 
 
@@ -45,7 +45,7 @@ def tree(name: str) -> Path:
     """The unpacked tree called `name`, a key of `PACKAGES`."""
     path = cache() / name
     if not (path / MANIFEST).is_file():
-        raise TreeMissing(f"{name} is not unpacked in {path}: run `python3 {PREPARE}` as root")
+        raise TreeMissingError(f"{name} is not unpacked in {path}: run `python3 {PREPARE}` as root")
     return path
 
 

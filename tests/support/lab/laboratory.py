@@ -1,0 +1,103 @@
+"""The laboratory that tests use: real mail servers and load balancers, each with one call.
+
+    with Lab() as lab:
+        postfix = lab.postfix(master=service(2525, smtpd_upstream_proxy_protocol="haproxy"))
+        sidecar = lab.sidecar({"inbound": [...]})
+        lab.haproxy(Forward(bind=(BALANCER, 25), to=(POD, 25), send="v2", check=True))
+        with lab.outside.talk((BALANCER, 25), source="192.0.2.10") as client:
+            client.deliver()
+        postfix.log.wait_for(r"connect from .*\\[192\\.0\\.2\\.10\\]")
+
+A server's method returns when the server accepts connections. Everything ends with the `with` block, and if the
+tests are interrupted or killed.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from . import trees
+from .accounts import etc
+from .mailserver import MailServer
+from .namespaces import Namespaces
+from .program import PATIENCE, Process, Program
+from .servers import balancers, dovecot, exim, opensmtpd, postfix
+from .servers.sidecar import Sidecar
+from .snippets import snippet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .servers.balancers import Forward
+
+
+class Lab(Namespaces):
+    def __init__(self, *, names: Mapping[str, str] | None = None, nameserver: str = "127.0.0.1") -> None:
+        """`names`: address -> name, for every server's /etc/hosts; all other questions go to `nameserver`."""
+        super().__init__()
+        self._etc = etc(names or {}, nameserver)
+
+    def postfix(self, *, master: str, main: str = "", host: str = "pod") -> MailServer:
+        """`master`: services for master.cf (see `postfix.service`); `main`: lines for main.cf."""
+        return postfix.start(self, self._etc, master=master, main=main, host=host)
+
+    def exim(self, *, main: str, host: str = "pod") -> MailServer:
+        """`main`: options for the main section, `local_interfaces` among them."""
+        return exim.start(self, self._etc, main=main, host=host)
+
+    def opensmtpd(self, *, listen: str, port: int = 2525, host: str = "pod") -> MailServer:
+        """`listen`: lines of smtpd.conf, on `port`."""
+        return opensmtpd.start(self, self._etc, listen=listen, port=port, host=host)
+
+    def dovecot(self, *, listeners: str, host: str = "pod") -> MailServer:
+        """`listeners`: settings in the language that `dovecot.syntax()` names."""
+        return dovecot.start(self, self._etc, listeners=listeners, host=host)
+
+    def aiosmtpd(self, *, program: str, port: int = 2525, host: str = "pod") -> MailServer:
+        """`program`: Python text that serves on `port`."""
+        process = self.python(program, host=host, name="aiosmtpd")
+        self.wait_for_port(process, port, host)
+        return MailServer(process)
+
+    def haproxy(self, *forwards: Forward, host: str = "outside") -> Process:
+        return balancers.haproxy(self, self._etc, forwards, host=host)
+
+    def nginx(self, *forwards: Forward, host: str = "outside") -> Process:
+        return balancers.nginx(self, self._etc, forwards, host=host)
+
+    def sidecar(
+        self,
+        spec: Mapping[str, Any] | None = None,
+        *,
+        text: str | None = None,
+        arguments: Sequence[str] = (),
+        net_raw: bool = False,
+        wait: bool = True,
+    ) -> Sidecar:
+        """A sidecar with a policy of this `spec`, or with this file (`text`); `net_raw` is for Transparent."""
+        sidecar = Sidecar(self, self._etc, arguments=arguments, net_raw=net_raw)
+        if text is not None:
+            sidecar.write_text(text)
+        else:
+            sidecar.write(spec or {})
+        sidecar.start(wait=wait)
+        return sidecar
+
+    def swaks(self, *arguments: str, host: str = "outside", timeout: float = PATIENCE) -> Process:
+        """Runs swaks to its end, whatever its status; its transcript is the log."""
+        program = Program(argv=["swaks", *arguments], host=host, trees=[trees.tree("swaks")], files=self._etc)
+        return self.run(program, timeout=timeout, check=False)
+
+    def python(self, text: str, *, host: str = "pod", name: str = "python") -> Process:
+        """Starts a Python program of the tests' own, with this interpreter's packages."""
+        return self.start(Program(argv=[sys.executable, "-u", "-c", text], host=host, files=self._etc), name)
+
+    def shell(self, commands: str, *, host: str = "pod") -> Process:
+        """Runs commands of a system administrator to their end; the first that fails fails the test."""
+        program = Program(argv=["sh", "-exc", commands], host=host, trees=[trees.tree("iproute2")], empty=())
+        return self.run(program)
+
+    def route_transparent(self) -> None:
+        """The pod's routing rules for hand-over Transparent, as docs/backends.md gives them."""
+        self.shell(snippet("transparent-rules"))
