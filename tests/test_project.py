@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from postern_operator import __main__ as operator_main
+from postern_sidecar.config import source
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -179,6 +180,24 @@ def test_make_commands_in_documents_exist(document: Path) -> None:
 def test_readme_shows_both_commands() -> None:
     blocks = [block for _, block in FENCE.findall((ROOT / "README.md").read_text())]
     assert "make demo\nmake test\n" in blocks
+
+
+POLICIES = [
+    pytest.param(block, id=f"{name_of(document)}-{number}")
+    for document in DOCUMENTS
+    for number, (language, block) in enumerate(FENCE.findall(document.read_text()))
+    if language == "yaml" and "kind: MailProxyPolicy" in block
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_policies_in_documents_are_valid(policy: str) -> None:
+    """Rules and templates included: reading compiles them."""
+    assert source.load(policy.encode()).policy.spec.inbound
+
+
+def test_policy_of_2014_is_among_them() -> None:
+    assert any("as-in-2014" in str(each.values[0]) for each in POLICIES)
 
 
 # -- console scripts ---------------------------------------------------------------------------------------------------
