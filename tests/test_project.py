@@ -7,8 +7,11 @@ docs/from-exim.md leaves out nothing of Exim's text of 2014.
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -265,3 +268,84 @@ def test_every_name_of_the_2014_text_has_its_place(name: str) -> None:
 @pytest.mark.parametrize("saying", SAYINGS)
 def test_every_saying_of_the_2014_text_has_its_place(saying: str) -> None:
     assert saying in from_exim()
+
+
+# -- scripts/venv ------------------------------------------------------------------------------------------------------
+
+# Stands for the interpreter: makes an environment whose own python only notes how pip was called.
+PYTHON = """#!/bin/sh
+if [ "$1 $2" = "-m venv" ]; then
+    mkdir -p "$3/bin"
+    printf '#!/bin/sh\\necho "$@" >>pip.log\\n[ ! -e interrupt ]\\n' >"$3/bin/python"
+    chmod +x "$3/bin/python"
+else
+    exec {real} "$@"
+fi
+"""
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    for name in ["scripts/venv", "requirements/dev.txt", "pyproject.toml"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "python").write_text(PYTHON.replace("{real}", sys.executable))
+    (tmp_path / "python").chmod(0o755)
+    return tmp_path
+
+
+def make_venv(clone: Path, **settings: str) -> tuple[int, list[str]]:
+    """Exit status, and the pip commands that were run."""
+    log = clone / "pip.log"
+    log.unlink(missing_ok=True)
+    environment = {"PATH": os.environ["PATH"], "PYTHON": str(clone / "python"), **settings}
+    done = subprocess.run([clone / "scripts/venv"], env=environment, capture_output=True, check=False)
+    return done.returncode, log.read_text().splitlines() if log.exists() else []
+
+
+def test_venv_is_made_once_and_with_hashes(clone: Path) -> None:
+    status, commands = make_venv(clone)
+    assert status == 0
+    assert "--require-hashes" in commands[0]
+    assert all("--require-hashes" in command or "--no-deps --no-index" in command for command in commands)
+    assert make_venv(clone) == (0, [])
+
+
+def test_interrupted_venv_is_made_anew(clone: Path) -> None:
+    (clone / "interrupt").touch()
+    status, _ = make_venv(clone)
+    assert status != 0
+    (clone / ".venv/half-made").touch()
+    (clone / "interrupt").unlink()
+    status, commands = make_venv(clone)
+    assert status == 0
+    assert commands
+    assert not (clone / ".venv/half-made").exists()
+
+
+@pytest.mark.parametrize("file", ["requirements/dev.txt", "pyproject.toml"])
+def test_venv_follows_what_it_is_made_from(clone: Path, file: str) -> None:
+    assert make_venv(clone)[1]
+    with (clone / file).open("a") as text:
+        text.write("# changed\n")
+    assert make_venv(clone)[1]
+
+
+def test_interrupted_renewal_does_not_pass_for_the_old_one(clone: Path) -> None:
+    """The lock changes, the renewal is interrupted, the change is taken back: what is there is still half made."""
+    lock_file = clone / "requirements/dev.txt"
+    before = lock_file.read_text()
+    make_venv(clone)
+    lock_file.write_text(before + "# changed\n")
+    (clone / "interrupt").touch()
+    make_venv(clone)
+    (clone / "interrupt").unlink()
+    lock_file.write_text(before)
+    assert make_venv(clone)[1]
+
+
+def test_venv_leaves_other_folders_alone(clone: Path) -> None:
+    (clone / "letters").mkdir()
+    (clone / "letters/to-a-friend").touch()
+    assert make_venv(clone, VENV="letters") == (1, [])
+    assert (clone / "letters/to-a-friend").exists()
