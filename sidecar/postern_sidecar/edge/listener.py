@@ -18,6 +18,7 @@ from postern_sidecar.inbound.limits import text as limit_text
 from postern_sidecar.logline import Record
 from postern_sidecar.names import Address, Endpoint, HostName, endpoint
 
+from .drain import press
 from .health import Health
 from .session import ClientSide, Session
 
@@ -76,6 +77,14 @@ class ListeningPort:
     def quiet(self) -> bool:
         """No session of a client: probes do not hold a drain up."""
         return len(self.splices) + len(self.sessions) <= self.probes
+
+    def replace(self, listener: Listener) -> None:
+        """After a reload: for new connections, with the counts of the running ones."""
+        limiter = Limiter(listener.inbound.limits, listener.required)
+        limiter.adopt(self.limiter)
+        self.listener, self.limiter = listener, limiter
+        self.counts = self.shared.metrics.listener(listener.inbound.name, listener.inbound.backend.handover.value)
+        self.health = Health(lambda: self.listener, self.clock)
 
     # Accepting
 
@@ -203,3 +212,10 @@ class ListeningPort:
     def sweep(self, now: float) -> None:
         for splice in [splice for splice in self.splices if splice.overdue(now)]:
             splice.expire()
+
+    def press(self, now: float, since: float) -> None:
+        """The grace of a drain is over (drain.py)."""
+        for session in list(self.sessions):
+            session.dismiss()
+        for splice in list(self.splices):
+            press(splice, self.listener.speech, now, since)

@@ -273,6 +273,17 @@ class Session:
             self._log_closed(0, 0, "client_gone")
         self.port.closed(self, end)
 
+    def dismiss(self) -> None:
+        """A drain's grace is over, and this one has not even been handed over."""
+        if self.run is None:
+            return
+        self.run.close()
+        self.run = None
+        reply = self.port.listener.speech.deferral("4.3.2", "shutting down, try again")
+        if reply and not self.client.is_closing():
+            self.client.write(reply)
+        self._close(Ended(Outcome.DEFERRED, "shutdown"))
+
     def _close_backend(self) -> None:
         if self.connecting is not None:
             self.connecting.cancel()

@@ -84,7 +84,7 @@ def quit_only(hostname: str, text: str) -> Answer:
 
 def probed(speech: Speech) -> Answer:
     """What a health check hears of a mail server that is up."""
-    return {Protocol.SMTP: _smtp, Protocol.IMAP: _imap}.get(speech.protocol, _status)(speech.hostname)
+    return _PROBED[speech.protocol](speech.hostname)
 
 
 def _smtp(hostname: str) -> Answer:
@@ -116,15 +116,26 @@ def _imap(hostname: str) -> Answer:
     return answer
 
 
-def _status(hostname: str) -> Answer:
-    """POP3 (RFC 1939) and ManageSieve (RFC 5804): the way out, and a no to all else."""
+def _pop3(hostname: str) -> Answer:
+    """RFC 1939."""
 
     def answer(line: bytes) -> tuple[bytes, bool]:
-        match line.strip().upper():
-            case b"QUIT":
-                return reply_line("+OK", f"{hostname} done"), True
-            case b"LOGOUT":
-                return reply_line("OK", f'"{hostname} done"'), True
-        return reply_line("-ERR" if line[:1].islower() or b'"' not in line else "NO", "a health check's session"), False
+        if line.strip().upper() == b"QUIT":
+            return reply_line("+OK", f"{hostname} done"), True
+        return reply_line("-ERR", "this is a health check's session"), False
 
     return answer
+
+
+def _managesieve(hostname: str) -> Answer:
+    """RFC 5804."""
+
+    def answer(line: bytes) -> tuple[bytes, bool]:
+        if line.strip().upper() == b"LOGOUT":
+            return reply_line("OK", f'"{hostname} done"'), True
+        return reply_line("NO", '"this is a health check session"'), False
+
+    return answer
+
+
+_PROBED = {Protocol.SMTP: _smtp, Protocol.IMAP: _imap, Protocol.POP3: _pop3, Protocol.MANAGESIEVE: _managesieve}

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
     from .client import Client
     from .listener import Listener
+    from .rules import Judgement
 
 Step = Generator[Command, Any, Ended | None]
 """A part of a life: it has either ended the session or goes on. What a yield is answered with: events.py."""
@@ -156,7 +157,7 @@ class Life:
     def _refuse_503(self, detail: str) -> Step:
         """The behaviour of 2014: a banner, then 503 to all but QUIT."""
         hostname = self.listener.speech.hostname
-        yield self._refused(self.client.proxy_failed, reply_line("503", REFUSED_503), detail)
+        yield self._refused("proxy_failed", self.client.proxy_failed, reply_line("503", REFUSED_503), detail)
         yield SendClient(self.listener.speech.greeting())
         yield from answering.converse(
             answering.quit_only(hostname, REFUSED_503), answering.REFUSE_503, b""
@@ -374,7 +375,7 @@ class Life:
         """Tell the client no, in a way that it gets to read, and log it. An empty reply is just a close."""
         yield Do.CLOSE_BACKEND
         if not self.probe or self.listener.log_probes:
-            yield self._refused(reason, reply, detail)
+            yield self._refused("proxy_failed" if outcome is Outcome.PROXY_FAILED else "refused", reason, reply, detail)
         if reply:
             yield SendClient(reply)
             if reply.startswith(b"5") and outcome is not Outcome.PROXY_FAILED:
@@ -389,9 +390,9 @@ class Life:
         reply = self.listener.speech.deferral("4.3.2", NOT_NOW)
         return (yield from self._refuse(Outcome.BACKEND_FAILED, reason, reply))
 
-    def _refused(self, reason: str, reply: bytes, detail: str) -> Log:
+    def _refused(self, event: str, reason: str, reply: bytes, detail: str) -> Log:
         said = reply.rstrip(b"\r\n").decode("ascii", "replace")
-        return self._log("refused", reason=reason, reply=said, detail=detail)
+        return self._log(event, reason=reason, reply=said, detail=detail)
 
     def _warning(self, message: str) -> Log:
         return self._log("warning", message=message)

@@ -1,0 +1,388 @@
+"""Wiring: a policy becomes listening ports, and signals, the file, the admin port and the drain socket reach them.
+
+`run` and `drain` are what the command line calls. Decisions live below; what is here is order: what starts before what,
+what a reload replaces, and how a drain ends. Exit status: 0 ended as asked, 1 failure, 2 configuration (contracts 3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import itertools
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+
+from postern_sidecar import config
+from postern_sidecar.edge import admin, control, state
+from postern_sidecar.edge.addresses import own_addresses
+from postern_sidecar.edge.bind import BindError, listen
+from postern_sidecar.edge.descriptors import Room, open_now, raise_limit
+from postern_sidecar.edge.drain import press
+from postern_sidecar.edge.exposed import exposed_addresses
+from postern_sidecar.edge.listener import ListeningPort, Shared
+from postern_sidecar.edge.log import LogWriter
+from postern_sidecar.edge.metrics import Metrics
+from postern_sidecar.edge.resolver import ReverseResolver
+from postern_sidecar.edge.watch import stamp, watch
+from postern_sidecar.inbound.limits import Limiter
+from postern_sidecar.inbound.listener import Listener, listeners
+from postern_sidecar.logline import Formatter, Record
+from postern_sidecar.version import VERSION
+
+if TYPE_CHECKING:
+    from postern_sidecar.config.model import Policy
+    from postern_sidecar.config.options import Options
+
+SWEEP = 1.0  # seconds between looks at what is overdue
+SOURCE_FILE = "file"
+SOURCE_LAST = "lastAccepted"
+_REFUSED = (config.InvalidPolicy, config.Unreadable)
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """An accepted configuration, and where it came from."""
+
+    loaded: config.Loaded
+    source: str
+    refused: dict[str, str] | None = None  # what /config says of a file that was not taken
+
+    @property
+    def policy(self) -> Policy:
+        return self.loaded.policy
+
+    @property
+    def hash(self) -> str:
+        return config.config_hash(self.loaded.data)
+
+
+def run(options: Options) -> int:
+    """`postern-sidecar run`: until it is told to stop."""
+    try:
+        current = _load_at_start(options)
+    except _REFUSED as refused:
+        sys.stderr.write(f"{refused}\npostern-sidecar: nothing was started\n")
+        return 2
+    try:
+        return uvloop.run(_serve(options, current))
+    except (BindError, OSError, ValueError) as error:
+        sys.stderr.write(f"postern-sidecar: {error}\n")
+        return 1
+
+
+def drain(options: Options) -> int:
+    """`postern-sidecar drain`: the preStop command."""
+    return control.send_drain(options.state_dir)
+
+
+def _load_at_start(options: Options) -> Current:
+    """The file, or the copy of the last accepted one where the file is refused. Raises Unreadable and InvalidPolicy."""
+    data, name = config.read(options.config), str(options.config)
+    try:
+        return Current(config.load(data, name), SOURCE_FILE)
+    except config.InvalidPolicy as refused:
+        copy = state.last_accepted(options.state_dir)
+        if copy is None:
+            raise
+        try:
+            loaded = config.load(copy, f"last accepted copy of {name}")
+        except config.InvalidPolicy:
+            raise refused from None
+        return Current(loaded, SOURCE_LAST, _refusal(data, refused))
+
+
+def _refusal(data: bytes, refused: Exception) -> dict[str, str]:
+    """`error` of /config (contracts section 3)."""
+    return {"hash": config.config_hash(data), "message": str(refused), "at": _now()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+async def _serve(options: Options, current: Current) -> int:
+    sidecar = Sidecar(options, current)
+    async with contextlib.AsyncExitStack() as stack:
+        await sidecar.start(stack)
+        await sidecar.stopped.wait()
+    return 0
+
+
+class Sidecar:
+    """One running sidecar. `current` is the configuration that new connections get."""
+
+    def __init__(self, options: Options, current: Current) -> None:
+        self.options = options
+        self.current = current
+        self.loaded_at = _now()
+        self.error = current.refused
+        self.loop = asyncio.get_running_loop()
+        self.stopped = asyncio.Event()
+        self.drained = asyncio.Event()
+        self.draining_since: float | None = None
+        self.terminating = False
+        self.own = own_addresses()
+        self.ports: dict[tuple[str, int], ListeningPort] = {}
+        self.retired: list[ListeningPort] = []  # no longer listening, sessions left
+        self.metrics = Metrics(VERSION)
+        self.formatter = _formatter(current.policy)
+        self.output = LogWriter(sys.stdout.fileno(), self.loop, self._lost_lines, self.metrics.log_dropped)
+        limit = raise_limit()
+        self.room = Room(limit, open_now(), self._pause_accepting, self._resume_accepting)
+        ids = itertools.count(1)
+        self.shared = Shared(
+            loop=self.loop,
+            room=self.room,
+            metrics=self.metrics,
+            resolver=ReverseResolver(),
+            write=self.log,
+            next_id=lambda: f"c{next(ids):04x}",
+            on_idle=self._look_whether_drained,
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # Start
+
+    async def start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Raises BindError with nothing left behind."""
+        stack.callback(self.output.close)
+        seen = stamp(self.options.config)
+        await self._install(self.current.policy)
+        stack.callback(self._close_ports)
+        host, port = await stack.enter_async_context(admin.serve(self, self.options.admin, self.options.ephemeral_ports))
+        self.event("listening", name="admin", address=host, port=port)
+        await self._serve_control(stack)
+        self._keep()
+        self._announce()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, self.terminate)
+        self.loop.add_signal_handler(signal.SIGHUP, lambda: self.spawn(self.reload()))
+        self.spawn(watch(self.options.config, seen, self.reload))
+        self.spawn(self._sweep())
+        stack.callback(self._cancel_tasks)
+        gc.collect()
+        gc.freeze()
+
+    async def _serve_control(self, stack: contextlib.AsyncExitStack) -> None:
+        path = self.options.state_dir / control.SOCKET
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            await stack.enter_async_context(control.serve(path, self.drain))
+        except OSError as error:
+            self.event("warning", message=f"no drain socket in {path.parent}: {error.strerror}; set --state-dir")
+
+    def _announce(self) -> None:
+        for port in self.ports.values():
+            bound = port.bound
+            self.event("listening", name=port.listener.inbound.name, address=bound.address, port=bound.port)
+        for warning in self.current.loaded.warnings:
+            self.event("warning", message=str(warning))
+        if self.error is not None:
+            self.event("config_refused", message=self.error["message"], running=self.current.source)
+        self.event("config", hash=self.current.hash, source=self.current.source)
+
+    # Configuration
+
+    async def _install(self, policy: Policy) -> None:
+        """Make `policy` what new connections get. All or nothing. Raises BindError."""
+        made = listeners(policy, _hostname(policy), self.own)
+        wanted = {_key(listener): listener for listener in made}
+        fresh: dict[tuple[str, int], ListeningPort] = {}
+        try:
+            for key, listener in wanted.items():
+                if key not in self.ports:
+                    fresh[key] = self._bind(listener)
+        except BindError:
+            for port in fresh.values():
+                port.close()
+            raise
+        for key in self.ports.keys() - wanted.keys():
+            port = self.ports.pop(key)
+            port.close()
+            self.retired.append(port)
+        for key, port in self.ports.items():
+            port.replace(wanted[key])
+        self.ports |= fresh
+        for port in fresh.values():
+            await port.resume()
+        self.spawn(self._look_for_exposure())
+
+    def _bind(self, listener: Listener) -> ListeningPort:
+        inbound = listener.inbound
+        address = inbound.address.address if inbound.address is not None else None
+        number = 0 if self.options.ephemeral_ports else inbound.port
+        sock = listen(address, number, f"spec.inbound[name={inbound.name}].port")
+        return ListeningPort(self.shared, listener, Limiter(inbound.limits, listener.required), sock)
+
+    async def reload(self) -> None:
+        """Take the file as it is now, or refuse it whole and keep what runs."""
+        data = b""
+        try:
+            data = config.read(self.options.config)
+            loaded = config.load(data, str(self.options.config))
+            if self.draining_since is None:
+                self.own = own_addresses()
+                await self._install(loaded.policy)
+        except (*_REFUSED, BindError) as refused:
+            self.error = _refusal(data, refused)
+            self.metrics.config_refused()
+            self.event("config_refused", message=str(refused), running=self.current.hash)
+            return
+        self.current = Current(loaded, SOURCE_FILE)
+        self.loaded_at, self.error = _now(), None
+        self.formatter = _formatter(loaded.policy)
+        self._keep()
+        self._announce()
+
+    def _keep(self) -> None:
+        self.metrics.config_loaded(self.current.hash, self.current.source, time.time())
+        if self.current.source is not SOURCE_FILE:
+            return
+        try:
+            state.keep(self.options.state_dir, self.current.loaded.data)
+        except OSError as error:
+            self.event("warning", message=f"cannot keep the configuration in {self.options.state_dir}: {error.strerror}")
+
+    async def _look_for_exposure(self) -> None:
+        for port in list(self.ports.values()):
+            backend = port.listener.inbound.backend
+            if not backend.address.address.is_loopback:
+                continue
+            found = await exposed_addresses(backend.port, self.own)
+            self.metrics.exposed(port.listener.inbound.name, bool(found))
+            if found:
+                self.event(
+                    "backend_exposed",
+                    name=port.listener.inbound.name,
+                    message=f"the mail server's port {backend.port} is open on {', '.join(map(str, found))}: clients can "
+                    "get past the sidecar and claim any address; make the server listen on loopback only",
+                )
+
+    # Drain and the end
+
+    def drain(self) -> None:
+        """Inbound listens on for `--drain-delay` seconds, then no more; sessions run to their end."""
+        if self.draining_since is None:
+            self.draining_since = self.loop.time()
+            self.event("drain", message=f"accepting for {self.options.drain_delay:g} s more")
+            self.loop.call_later(self.options.drain_delay, self._close_ports)
+
+    def terminate(self) -> None:
+        """SIGTERM or SIGINT: stop as soon as the sessions have ended, at last after `--grace`. A second one: now."""
+        if self.terminating:
+            self.stopped.set()
+            return
+        self.terminating = True
+        if self.draining_since is None:
+            self.draining_since = self.loop.time()
+            self.event("drain", message=f"stopping; sessions have {self.options.grace:g} s")
+        self._close_ports()
+
+    def _close_ports(self) -> None:
+        for port in self.ports.values():
+            port.close()
+        self._look_whether_drained()
+
+    def _look_whether_drained(self) -> None:
+        if self.draining_since is None or not all(port.closing and port.quiet for port in self._all_ports()):
+            return
+        self.drained.set()
+        if self.terminating:
+            self.stopped.set()
+
+    def _all_ports(self) -> list[ListeningPort]:
+        return [*self.ports.values(), *self.retired]
+
+    async def _sweep(self) -> None:
+        """End what is overdue, and, when a drain's grace is over, the rest in its order."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            now = self.loop.time()
+            self.retired = [port for port in self.retired if port.open]
+            for port in self._all_ports():
+                port.sweep(now)
+                if self.draining_since is not None and now >= self.draining_since + self.options.grace:
+                    port.press(now, self.draining_since + self.options.grace)
+
+    def _pause_accepting(self) -> None:
+        self.event("descriptors", message="out of file descriptors for sessions: accepting pauses; raise ulimit -n")
+        for port in self.ports.values():
+            port.pause()
+
+    def _resume_accepting(self) -> None:
+        for port in self.ports.values():
+            self.spawn(port.resume())
+
+    # What admin asks (edge.admin.AdminState)
+
+    def healthy(self) -> tuple[bool, str]:
+        return True, "ok"
+
+    def ready(self, scope: str | None) -> tuple[bool, str]:
+        if self.draining_since is not None:
+            return False, "draining"
+        if scope == "outbound":
+            return False, "this configuration has no outbound"
+        return True, "ok"
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "hash": self.current.hash,
+            "loadedAt": self.loaded_at,
+            "version": VERSION,
+            "source": self.current.source,
+            "error": self.error,
+        }
+
+    async def wait_drained(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.drained.wait(), seconds)
+        return self.drained.is_set()
+
+    # Logs and tasks
+
+    def log(self, record: Record) -> None:
+        self.output.write(self.formatter.line(record, time.time()))
+
+    def _lost_lines(self, lines: int) -> bytes:
+        return self.formatter.line(Record("log_dropped", "", {"lines": lines}), time.time())
+
+    def event(self, event: str, **fields: object) -> None:
+        """A line that belongs to no session."""
+        self.log(Record(event, "", fields))
+
+    def spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _cancel_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+
+def _formatter(policy: Policy) -> Formatter:
+    logging = policy.spec.logging
+    return Formatter(logging.format.value, [selector.value for selector in logging.selectors])
+
+
+def _key(listener: Listener) -> tuple[str, int]:
+    return str(listener.inbound.address or ""), listener.inbound.port
+
+
+@functools.cache
+def _system_hostname() -> str:
+    return socket.gethostname()
+
+
+def _hostname(policy: Policy) -> str:
+    return policy.spec.hostname or _system_hostname()
