@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
+    missing = ""
     try:
         laboratory = Lab()
     except (NotRootError, TreeMissingError) as reason:
-        pytest.fail(str(reason), pytrace=False)
+        missing = str(reason)
+    if missing:
+        pytest.fail(missing, pytrace=False)
     with laboratory:
         yield laboratory

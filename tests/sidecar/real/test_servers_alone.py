@@ -111,18 +111,23 @@ def test_dovecot_logs_the_client_of_submission_and_imap(lab: Lab) -> None:
     )
     with lab.outside.talk((POD, 587), source=CLIENT) as client:
         client.expect(220)
+        assert "AUTH" not in client.command("EHLO client.test", 250).text  # no password in clear text
+        client.starttls()
         client.command("EHLO client.test", 250)
         client.command("AUTH PLAIN AGJveABzZWNyZXQ=", 235)
         client.command("MAIL FROM:<sender@example.net>", 250)
         client.command("RCPT TO:<box@example.org>", 250)
         client.command("DATA", 354)
         client.command("Subject: submitted\r\n\r\nHello.\r\n.", 250)
-    server.log.wait_for(rf"submission-login: .*Login: user=<box>.*rip={CLIENT}")
+    server.log.wait_for(rf"submission-login: .*Log(in|ged in): user=<box>.*rip={CLIENT}")
     assert relay.received()[0]["Subject"] == "submitted"
     with lab.outside.talk((POD, 143), source=CLIENT) as client:
-        assert client.line().startswith("* OK")
-        client.send("a login box secret\r\n")
-        server.log.wait_for(rf"imap-login: .*Login: user=<box>.*rip={CLIENT}")
+        assert "LOGINDISABLED" in client.line()
+        client.send("a STARTTLS\r\n")
+        assert client.line().startswith("a OK")
+        client.handshake()
+        client.send("b LOGIN box secret\r\n")
+        server.log.wait_for(rf"imap-login: .*Log(in|ged in): user=<box>.*rip={CLIENT}")
 
 
 def test_aiosmtpd_prints_the_client(lab: Lab) -> None:

@@ -7,6 +7,7 @@ hostile as they like. On a failure the whole conversation is in the message.
 from __future__ import annotations
 
 import re
+import ssl
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
@@ -85,6 +86,20 @@ class Conversation:
     def command(self, line: str, code: int) -> Reply:
         self.send(line + "\r\n")
         return self.expect(code)
+
+    def starttls(self) -> None:
+        """STARTTLS and the handshake; whose certificate it is does not matter here."""
+        self.command("STARTTLS", 220)
+        self.handshake()
+
+    def handshake(self) -> None:
+        """TLS from here on."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        self._stream.close()
+        self.sock = context.wrap_socket(self.sock)
+        self._stream = self.sock.makefile("rb")
 
     def deliver(
         self, *, recipient: str = "box@example.org", subject: str = "a test", helo: str = "client.test"

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from . import trees
+from . import certificate, trees
 from .accounts import etc
 from .mailserver import MailServer
 from .namespaces import Namespaces
@@ -36,7 +36,11 @@ class Lab(Namespaces):
     def __init__(self, *, names: Mapping[str, str] | None = None, nameserver: str = "127.0.0.1") -> None:
         """`names`: address -> name, for every server's /etc/hosts; all other questions go to `nameserver`."""
         super().__init__()
-        self._etc = etc(names or {}, nameserver)
+        try:
+            self._etc = {**etc(names or {}, nameserver), **certificate.files(self)}
+        except BaseException:
+            self.close()
+            raise
 
     def postfix(self, *, master: str, main: str = "", host: str = "pod") -> MailServer:
         """`master`: services for master.cf (see `postfix.service`); `main`: lines for main.cf."""
@@ -76,7 +80,8 @@ class Lab(Namespaces):
         wait: bool = True,
     ) -> Sidecar:
         """A sidecar with a policy of this `spec`, or with this file (`text`); `net_raw` is for Transparent."""
-        sidecar = Sidecar(self, self._etc, arguments=arguments, net_raw=net_raw)
+        filename = "policy.json" if text is None else "policy.yaml"
+        sidecar = Sidecar(self, self._etc, filename=filename, arguments=arguments, net_raw=net_raw)
         if text is not None:
             sidecar.write_text(text)
         else:

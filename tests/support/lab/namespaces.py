@@ -84,17 +84,23 @@ class Namespaces:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is pytest's: its teardown ends the laboratory
             )
+        self._hosts: list[Host] = []
         self._processes: dict[int, Process] = {}
         self._ended_early: dict[int, int] = {}
         self._answer: tuple[dict[str, Any], list[int]] | None = None
+        self._gone = False
         self._asking = threading.Lock()
         self._news = threading.Condition()
-        self.outside, self.pod = self._meet()
         self._reader = threading.Thread(target=self._read, name="supervisor's answers", daemon=True)
-        self._reader.start()
-        self._ask({"erase": str(self.folder)})
-        self.run(ip("-batch", "-", commands=OUTSIDE_COMMANDS))
-        self.run(ip("-n", "pod", "-batch", "-", commands=POD_COMMANDS))
+        try:
+            self.outside, self.pod = self._meet()
+            self._reader.start()
+            self._ask({"erase": str(self.folder)})
+            self.run(ip("-batch", "-", commands=OUTSIDE_COMMANDS))
+            self.run(ip("-n", "pod", "-batch", "-", commands=POD_COMMANDS))
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -109,11 +115,12 @@ class Namespaces:
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
         self._supervisor.wait()  # the kernel ends a process namespace's first process after all others
-        self._reader.join()
+        if self._reader.is_alive():
+            self._reader.join()
         self._control.close()
         for process in self._processes.values():
             process.log.wait_for_end()
-        for host in (self.outside, self.pod):
+        for host in self._hosts:
             host.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -157,10 +164,11 @@ class Namespaces:
         packet, namespaces, _, _ = socket.recv_fds(self._control, supervisor.LARGEST, len(supervisor.HOSTS))
         if not packet:
             raise RuntimeError(f"the laboratory's supervisor ended with {self._supervisor.wait()}: see standard error")
-        outside, pod = (Host(name, fd) for name, fd in zip(supervisor.HOSTS, namespaces, strict=True))
-        for host, fd in ((outside, namespaces[0]), (pod, namespaces[1])):
+        self._hosts += [Host(name, fd) for name, fd in zip(supervisor.HOSTS, namespaces, strict=True)]
+        for host, fd in zip(self._hosts, namespaces, strict=True):
             host.call(lambda: None)  # its thread has moved over: the descriptor is no longer needed
             os.close(fd)
+        outside, pod = self._hosts
         return outside, pod
 
     def _ask(self, request: dict[str, Any]) -> list[int]:
@@ -170,8 +178,9 @@ class Namespaces:
         with self._asking:
             socket.send_fds(self._control, [json.dumps(request).encode()], descriptors)
             with self._news:
-                if not self._news.wait_for(lambda: self._answer is not None, PATIENCE) or self._answer is None:
-                    raise RuntimeError("the laboratory's supervisor does not answer")
+                self._news.wait_for(lambda: self._answer is not None or self._gone, PATIENCE)
+                if self._answer is None:
+                    raise RuntimeError("the laboratory's supervisor does not answer: see standard error")
                 (answer, received), self._answer = self._answer, None
         if "error" in answer:
             raise RuntimeError(f"the laboratory's supervisor: {answer['error']}")
@@ -181,6 +190,9 @@ class Namespaces:
         while True:
             packet, descriptors, _, _ = socket.recv_fds(self._control, supervisor.LARGEST, 4)
             if not packet:
+                with self._news:
+                    self._gone = True
+                    self._news.notify_all()
                 return
             message = json.loads(packet)
             with self._news:

@@ -18,6 +18,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "iproute2": ("iproute2",),
     "nginx": ("nginx", "libnginx-mod-stream"),
     "opensmtpd": ("opensmtpd",),
+    "openssl": ("openssl",),
     "postfix": ("postfix",),
     "swaks": ("swaks",),
 }

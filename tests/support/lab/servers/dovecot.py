@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import trees
+from ..certificate import CERTIFICATE, KEY
 from ..mailserver import MailServer
 from ..program import Program
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 BEFORE_2_3 = """\
 protocols = imap submission
 log_path = /dev/stderr
-ssl = no
-disable_plaintext_auth = no
+ssl_cert = <CERTIFICATE
+ssl_key = <KEY
 mail_location = maildir:/var/mail/box
 first_valid_uid = 1
 passdb {
@@ -41,8 +42,8 @@ protocols {
   submission = yes
 }
 log_path = /dev/stderr
-ssl = no
-auth_allow_cleartext = yes
+ssl_server_cert_file = CERTIFICATE
+ssl_server_key_file = KEY
 mail_driver = maildir
 mail_path = /var/mail/box
 first_valid_uid = 1
@@ -66,6 +67,7 @@ def syntax() -> str:
 
 def start(lab: Namespaces, etc: Mapping[str, str], *, listeners: str, host: str) -> MailServer:
     before = BEFORE_2_3 if syntax() == "2.3" else BEFORE_2_4
+    before = before.replace("CERTIFICATE", CERTIFICATE).replace("KEY", KEY)
     program = Program(
         argv=["dovecot", "-F"],
         host=host,

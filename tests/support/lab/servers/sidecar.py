@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SOURCES = Path(__file__).resolve().parents[4] / "sidecar"
 ADMIN = ("127.0.0.1", 15925)
+STARTED = r'\bconfig hash=|"event":"config"'  # the last line of a start
 NET_RAW = 13  # capabilities(7): what Transparent needs
 
 _numbers = itertools.count(1)
@@ -49,14 +50,16 @@ def manifest(spec: Mapping[str, Any]) -> dict[str, Any]:
 class Sidecar:
     """A running sidecar, its configuration file and its admin port."""
 
-    def __init__(self, lab: Namespaces, etc: Mapping[str, str], *, arguments: Sequence[str], net_raw: bool) -> None:
+    def __init__(
+        self, lab: Namespaces, etc: Mapping[str, str], *, filename: str, arguments: Sequence[str], net_raw: bool
+    ) -> None:
         self._lab = lab
         self._etc = etc
         self._capabilities = [NET_RAW] if net_raw else []
         self._folder = lab.folder / f"sidecar-{next(_numbers)}"
         self.state = self._folder / "state"
         self.state.mkdir(parents=True)
-        self.config = self._folder / "policy.json"
+        self.config = self._folder / filename
         self._arguments = arguments
         self.process: Process
 
@@ -70,7 +73,7 @@ class Sidecar:
         where = ["--config", str(self.config), "--admin", admin, "--state-dir", str(self.state)]
         self.process = self._lab.start(self._program(["run", *where, *self._arguments]), "sidecar")
         if wait:
-            self.log.wait_for(r"\blistening\b")
+            self.log.wait_for(STARTED)
 
     def write(self, spec: Mapping[str, Any]) -> None:
         """Replaces the configuration file, at once and whole."""
