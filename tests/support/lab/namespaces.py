@@ -163,7 +163,10 @@ class Namespaces:
     def _meet(self) -> tuple[Host, Host]:
         packet, namespaces, _, _ = socket.recv_fds(self._control, supervisor.LARGEST, len(supervisor.HOSTS))
         if not packet:
-            raise RuntimeError(f"the laboratory's supervisor ended with {self._supervisor.wait()}: see standard error")
+            status = self._supervisor.wait()
+            raise RuntimeError(
+                f"namespaces could not be made (status {status}): see standard error. A container needs --privileged"
+            )
         self._hosts += [Host(name, fd) for name, fd in zip(supervisor.HOSTS, namespaces, strict=True)]
         for host, fd in zip(self._hosts, namespaces, strict=True):
             host.call(lambda: None)  # its thread has moved over: the descriptor is no longer needed

@@ -47,6 +47,7 @@ class Forward:
     to: Address
     send: Literal["v1", "v2"] | None = "v2"
     check: bool = False  # HAProxy: every 100 ms, on v2 with a LOCAL header
+    options: str = ""  # HAProxy: more words on the server's line, such as "proxy-v2-options crc32c,unique-id"
 
 
 def _joined(address: Address) -> str:
@@ -68,6 +69,7 @@ def haproxy(lab: Namespaces, etc: Mapping[str, str], forwards: Sequence[Forward]
         options = {"v1": " send-proxy", "v2": " send-proxy-v2", None: ""}[forward.send]
         if forward.check:
             options += " check inter 100ms" + (" check-send-proxy" if forward.send else "")
+        options += f" {forward.options}"
         if source := _source(forward.to):
             options += f" source {source}"
         config += f"listen port{number}\n  bind {_joined(forward.bind)}\n"
@@ -84,7 +86,7 @@ def haproxy(lab: Namespaces, etc: Mapping[str, str], forwards: Sequence[Forward]
 def nginx(lab: Namespaces, etc: Mapping[str, str], forwards: Sequence[Forward], *, host: str) -> Process:
     config = NGINX
     for forward in forwards:
-        if forward.send == "v2" or forward.check:
+        if forward.send == "v2" or forward.check or forward.options:
             raise ValueError("nginx's stream module sends version 1 and makes no checks")
         config += f"  server {{ listen {_joined(forward.bind)}; proxy_pass {_joined(forward.to)};"
         config += " proxy_protocol on;" if forward.send else ""
