@@ -76,6 +76,8 @@ def prepare(names: list[str]) -> None:
         )
     with only_one(trees.cache()):
         wanted = [name for name in names if not is_current(name)]
+        if not wanted:  # the other run did it
+            return
         print(f"Unpacking {', '.join(wanted)} into {trees.cache()}")
         print("(downloaded with apt, not installed; about 4 s each, once)", flush=True)
         for name in wanted:
