@@ -26,7 +26,6 @@ from postern_sidecar.edge import admin, control, state
 from postern_sidecar.edge.addresses import own_addresses
 from postern_sidecar.edge.bind import BindError, listen
 from postern_sidecar.edge.descriptors import Room, open_now, raise_limit
-from postern_sidecar.edge.drain import press
 from postern_sidecar.edge.exposed import exposed_addresses
 from postern_sidecar.edge.listener import ListeningPort, Shared
 from postern_sidecar.edge.log import LogWriter
@@ -158,7 +157,9 @@ class Sidecar:
         seen = stamp(self.options.config)
         await self._install(self.current.policy)
         stack.callback(self._close_ports)
-        host, port = await stack.enter_async_context(admin.serve(self, self.options.admin, self.options.ephemeral_ports))
+        host, port = await stack.enter_async_context(
+            admin.serve(self, self.options.admin, self.options.ephemeral_ports)
+        )
         self.event("listening", name="admin", address=host, port=port)
         await self._serve_control(stack)
         self._keep()
@@ -212,6 +213,9 @@ class Sidecar:
         for key, port in self.ports.items():
             port.replace(wanted[key])
         self.ports |= fresh
+        self.metrics.unwatch_all()
+        for port in self.ports.values():
+            port.present()
         for port in fresh.values():
             await port.resume()
         self.spawn(self._look_for_exposure())
@@ -250,7 +254,9 @@ class Sidecar:
         try:
             state.keep(self.options.state_dir, self.current.loaded.data)
         except OSError as error:
-            self.event("warning", message=f"cannot keep the configuration in {self.options.state_dir}: {error.strerror}")
+            self.event(
+                "warning", message=f"cannot keep the configuration in {self.options.state_dir}: {error.strerror}"
+            )
 
     async def _look_for_exposure(self) -> None:
         for port in list(self.ports.values()):
@@ -263,8 +269,8 @@ class Sidecar:
                 self.event(
                     "backend_exposed",
                     name=port.listener.inbound.name,
-                    message=f"the mail server's port {backend.port} is open on {', '.join(map(str, found))}: clients can "
-                    "get past the sidecar and claim any address; make the server listen on loopback only",
+                    message=f"the mail server's port {backend.port} is open on {', '.join(map(str, found))}: clients "
+                    "can get past the sidecar and claim any address; make the server listen on loopback only",
                 )
 
     # Drain and the end

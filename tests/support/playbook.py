@@ -6,9 +6,8 @@ collected apart (`logged`), because most steps are not about them. What a yield 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,6 +17,9 @@ from postern_sidecar.inbound.events import Admit, Command, CountRule, Do, End, E
 from postern_sidecar.inbound.life import Life
 from postern_sidecar.inbound.listener import Listener, listeners
 from postern_sidecar.names import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LOAD_BALANCER = Endpoint(ip_address("10.0.3.7"), 40000)
 STRANGER = Endpoint(ip_address("203.0.113.9"), 50000)

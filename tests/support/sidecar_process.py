@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import resource
-import signal
 import socket
 import struct
 import subprocess
@@ -18,12 +17,15 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from lab.conversation import Conversation
 from lab.program import Log
+
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Mapping
 
 PATIENCE = 20.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,20 +52,31 @@ class SidecarProcess:
     """`postern-sidecar run`, started and listening. Use as a context manager."""
 
     def __init__(
-        self, folder: Path, manifest: Mapping[str, Any] | bytes, *options: str, files: int | None = None, listens: bool = True
+        self,
+        folder: Path,
+        manifest: Mapping[str, Any] | bytes,
+        *options: str,
+        files: int | None = None,
+        listens: bool = True,
     ) -> None:
         self.file = folder / "policy.json"
         self.state = folder / "state"
         self.write(manifest)
         limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))) if files else None
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "postern_sidecar", "run", "--config", str(self.file), "--ephemeral-ports"]
-            + ["--admin", "127.0.0.1:0", "--state-dir", str(self.state), *options],
+            [
+                *(sys.executable, "-m", "postern_sidecar", "run", "--config", str(self.file)),
+                *("--ephemeral-ports", "--admin", "127.0.0.1:0", "--state-dir", str(self.state), *options),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "sidecar"), os.environ.get("PYTHONPATH", ""))), "PYTHONUNBUFFERED": "1"},
-            preexec_fn=limit,  # noqa: PLW1509 - no threads are started before it
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join((str(ROOT / "sidecar"), os.environ.get("PYTHONPATH", ""))),
+                "PYTHONUNBUFFERED": "1",
+            },
+            preexec_fn=limit,
         )
         assert self.process.stdout is not None
         assert self.process.stderr is not None
@@ -121,7 +134,7 @@ class SidecarProcess:
     def get(self, path: str, timeout: float = PATIENCE) -> tuple[int, str]:
         """An answer of the admin port."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['admin']}{path}", timeout=timeout) as answer:  # noqa: S310
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['admin']}{path}", timeout=timeout) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -1,4 +1,4 @@
-"""The addresses of this pod, as the kernel lists them: which sources nobody may claim, and where a backend would be exposed.
+"""The addresses of this pod, as the kernel lists them: sources that nobody may claim, places to look for the backend.
 
 Linux only (so is a sidecar): /proc/net/fib_trie for IPv4, /proc/net/if_inet6 for IPv6. Where neither can be read the
 answer is empty; loopback stays forbidden as a source all the same.
@@ -10,8 +10,10 @@ import contextlib
 import re
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from postern_sidecar.names import Address
+if TYPE_CHECKING:
+    from postern_sidecar.names import Address
 
 _LOCAL = re.compile(r"\|-- (\d+\.\d+\.\d+\.\d+)\n\s+/32 host LOCAL")
 

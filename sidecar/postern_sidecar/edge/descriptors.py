@@ -7,8 +7,11 @@ The soft limit is raised to the hard one. `RESERVE` descriptors stay for the adm
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RESERVE = 64
 PER_SESSION = 2

@@ -6,14 +6,12 @@ accepting stops and what waits stays in the kernel's queue; it resumes when ther
 
 from __future__ import annotations
 
-import asyncio
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from postern_sidecar.inbound.events import CountRule, Ended, Outcome
-from postern_sidecar.inbound.limits import LimitHit, Limiter
+from postern_sidecar.inbound.limits import Limiter, LimitHit
 from postern_sidecar.inbound.limits import text as limit_text
 from postern_sidecar.logline import Record
 from postern_sidecar.names import Address, Endpoint, HostName, endpoint
@@ -23,7 +21,9 @@ from .health import Health
 from .session import ClientSide, Session
 
 if TYPE_CHECKING:
+    import asyncio
     import socket
+    from collections.abc import Callable
 
     from postern_sidecar.inbound.listener import Listener
 
@@ -60,14 +60,22 @@ class ListeningPort:
         self.clock = shared.loop.time
         self.next_id = shared.next_id
         self.log = shared.write
-        self.counts = shared.metrics.listener(listener.inbound.name, listener.inbound.backend.handover.value)
-        self.health = Health(lambda: self.listener, self.clock)
         self.open = 0  # accepted sockets that are still there
         self.probes = 0
         self.sessions: set[Session] = set()  # before the splice
         self.splices: set[Splice] = set()
         self.closing = False
         self._server: asyncio.Server | None = None
+        self._know(listener)
+
+    def _know(self, listener: Listener) -> None:
+        """What is counted and known of a listener and its backend."""
+        self.counts = self.shared.metrics.listener(listener.inbound.name, listener.inbound.backend.handover.value)
+        self.health = Health(lambda: self.listener, self.clock)
+
+    def present(self) -> None:
+        """Show up in metrics, under the name that the policy gives by now."""
+        self.shared.metrics.watch(self.listener.inbound.name, lambda: len(self.splices), lambda: self.limiter)
 
     @property
     def bound(self) -> Endpoint:
@@ -83,8 +91,7 @@ class ListeningPort:
         limiter = Limiter(listener.inbound.limits, listener.required)
         limiter.adopt(self.limiter)
         self.listener, self.limiter = listener, limiter
-        self.counts = self.shared.metrics.listener(listener.inbound.name, listener.inbound.backend.handover.value)
-        self.health = Health(lambda: self.listener, self.clock)
+        self._know(listener)
 
     # Accepting
 

@@ -85,7 +85,7 @@ class ReverseResolver:
 
 
 def _text(name: Any) -> str | None:
-    """A host name as text without the last dot; None where it is not a host name at all (a PTR is the client's word)."""
+    """A host name as text without the last dot; None where it is no host name (a PTR is the client's word)."""
     text = str(name.to_text(omit_final_dot=True))
     clean = text.isascii() and all(c.isalnum() or c in "-._" for c in text)
     return text if clean and 0 < len(text) <= MAX_NAME else None

@@ -1,7 +1,7 @@
-"""A connection between accept and splice: performs what `inbound.life` decides. Reading `perform` tells all that it can do.
+"""A connection between accept and splice: performs what `inbound.life` decides. `perform` tells all that it can do.
 
-One `Session` drives one life. When the life ends in a `Spliced`, both transports get the lean protocols of splice.py and
-the session's own objects go; an idle session costs no more than its two transports.
+One `Session` drives one life. When the life ends in a `Spliced`, both transports get the lean protocols of
+splice.py, and the session's own objects go; an idle session costs little more than its two transports.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import errno
 import functools
 import socket
-from collections.abc import Generator
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,6 +44,8 @@ from postern_sidecar.names import Address, Endpoint, endpoint
 from .splice import BackendHalf, ClientHalf, Splice
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from .listener import ListeningPort
 
 IP_TRANSPARENT = 19
@@ -160,7 +161,7 @@ class Session:
             case Do.CLOSE_BACKEND:
                 self._close_backend()
             case Do.ASK_HEALTH:
-                self.port.loop.create_task(self._ask_health())  # noqa: RUF006 - bounded, and it ends by itself
+                self.port.loop.create_task(self._ask_health())
             case Do.PROBE:
                 return self.port.begin_probe(self)
         return None
@@ -204,7 +205,9 @@ class Session:
 
     def _splice(self, end: Spliced, backend: asyncio.Transport) -> None:
         port, timeouts = self.port, self.life.listener.inbound.timeouts
-        splice = Splice(port.clock, self.life.listener.inbound.idle, timeouts.half_closed.seconds, end.filter, self._done)
+        splice = Splice(
+            port.clock, self.life.listener.inbound.idle, timeouts.half_closed.seconds, end.filter, self._done
+        )
         splice.client = ClientHalf(splice, self.client, backend)
         splice.backend = BackendHalf(splice, backend, self.client)
         self.splice = splice
@@ -375,4 +378,3 @@ async def _transparent(loop: asyncio.AbstractEventLoop, source: Endpoint, to: En
         sock.close()
         raise
     return sock
-

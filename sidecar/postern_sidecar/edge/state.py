@@ -1,7 +1,7 @@
 """The last accepted configuration, kept in the state directory (contracts section 3).
 
-Written whole or not at all: a reader never sees half of it. A state directory that cannot be written is no reason not to
-run; the caller says so in the log.
+Written whole or not at all: a reader never sees half of it. A state directory that cannot be written is no reason not
+to run; the caller says so in the log.
 """
 
 from __future__ import annotations

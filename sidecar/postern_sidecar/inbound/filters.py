@@ -15,7 +15,7 @@ SIGNATURE_V2 = b"\r\n\r\n\x00\r\nQUIT\n"
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """What goes on to each side now. `end`: the reason why the session ends behind it. `done`: no filter from now on."""
+    """What goes on to each side now. `end`: why the session ends behind it. `done`: no filter from now on."""
 
     to_backend: bytes = b""
     to_client: bytes = b""

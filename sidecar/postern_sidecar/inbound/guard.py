@@ -6,8 +6,8 @@ its own replies stand at their place, and DATA and AUTH can never be mistaken fo
 same; they only gain nothing by it.
 
 - Replies to EHLO lose XCLIENT, XFORWARD and STARTTLS (behind TLS nothing could be read). They lose CHUNKING and
-  BINARYMIME too: whether a server consumes the octets behind a BDAT that it refuses is the server's own opinion (RFC 3030
-  4.2 calls the state indeterminate), and a guard that guesses wrong passes commands as data. Clients then use DATA.
+  BINARYMIME too: whether a server consumes the octets behind a BDAT that it refuses is the server's own opinion (the
+  state is indeterminate, RFC 3030 2), and a guard that guesses wrong passes commands as data. Clients then use DATA.
 - XCLIENT and XFORWARD get 550 5.7.0 outside DATA, STARTTLS and BDAT 502.
 - A bare CR or LF, also in a message, ends the session with 521 5.5.2: servers differ in what it ends.
 - A line over MAX_LINE and a reply that is none end it too.

@@ -1,11 +1,11 @@
 """One connection's life, from its first byte to the moment when both sides are spliced: a state machine without I/O.
 
-`Life.run` is a generator: it yields commands, receives events (events.py), and returns how it ended. Read it from the top:
-it is the picture of design section 4. What it decides: whether the peer must send a header and sent a good one; who the
-client is; whether it may come in (limits, rules); whether it talked too early; what it is told if not. It knows no
-sockets, no clock, no DNS. It raises nothing: a peer's fault is an `Ended`.
+`Life.run` is a generator: it yields commands, gets events (events.py), and returns how it ended. Read it from the
+top: it is the picture of design section 4. What it decides: whether the peer must send a header and sent a good one;
+who the client is; whether it may come in (limits, rules); whether it talked too early; what it is told if not. It knows
+no sockets, no clock, no DNS. It raises nothing: a peer's fault is an `Ended`.
 
-Sources: the PROXY protocol specification of 2026/04/27 sections 2 and 5, RFC 5321 3.1 and 4.3.1 (banner, synchronisation).
+Sources: the PROXY protocol specification of 2026/04/27 sections 2 and 5, RFC 5321 3.1 and 4.3.1 (banner, synchronism).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from postern_sidecar.config.model import Action, OnFailure, Probes, Unknown
-from postern_sidecar.logline import Record
 from postern_sidecar.proxyproto.header import Command as HeaderCommand
 from postern_sidecar.proxyproto.header import Header, HeaderError
 from postern_sidecar.proxyproto.reader import HeaderReader
@@ -159,9 +158,7 @@ class Life:
         hostname = self.listener.speech.hostname
         yield self._refused("proxy_failed", self.client.proxy_failed, reply_line("503", REFUSED_503), detail)
         yield SendClient(self.listener.speech.greeting())
-        yield from answering.converse(
-            answering.quit_only(hostname, REFUSED_503), answering.REFUSE_503, b""
-        )
+        yield from answering.converse(answering.quit_only(hostname, REFUSED_503), answering.REFUSE_503, b"")
         yield from answering.linger()
         return Ended(Outcome.PROXY_FAILED, self.client.proxy_failed)
 
@@ -330,9 +327,7 @@ class Life:
             case Denied():
                 reply = self.listener.speech.deferral("4.3.5", "mail server configuration error")
                 return (
-                    yield from self._refuse(
-                        Outcome.BACKEND_FAILED, "handover_refused", reply, detail=result.advice
-                    )
+                    yield from self._refuse(Outcome.BACKEND_FAILED, "handover_refused", reply, detail=result.advice)
                 )
             case Verdict():
                 return (yield from self._refuse(Outcome.REFUSED, "backend_verdict", bytes(result.reply)))
@@ -358,7 +353,7 @@ class Life:
 
     def _wait(self) -> Generator[Command, Any, Event]:
         """The next event; what the client sends and what reverse DNS says meanwhile is kept."""
-        event = yield Do.WAIT
+        event: Event = yield Do.WAIT
         if isinstance(event, ClientSent):
             self.early += event.data
             if len(self.early) > MAX_EARLY and not self.paused:

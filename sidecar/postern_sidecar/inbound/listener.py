@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,8 @@ from .rules import Rules
 from .speech import Speech
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from postern_sidecar.names import Address
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from postern_sidecar.logline import Record
 from postern_sidecar.proxyproto import tlv
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .client import Client
     from .listener import Listener
 

@@ -62,6 +62,7 @@ class Handover:
     def source(self, client: Client) -> Endpoint | None:
         """Where to connect from, where that is the identity."""
         del client
+        return None
 
     def preamble(self, client: Client) -> bytes:
         """What the server reads before anything else, in one write."""
@@ -78,7 +79,7 @@ def guarded_or_denied(announced: Reply, banner: bytes, *, acknowledged: bool) ->
     guarded = not {b"XCLIENT", b"XFORWARD"}.isdisjoint(announced.keywords)
     if guarded and not acknowledged:
         return Denied(
-            "the server announces XCLIENT or XFORWARD to clients; use handover ProxyV2 or take the clients' networks out "
-            "of its authorized hosts, or accept a session without STARTTLS with backend.acknowledgeNoStartTLS: true"
+            "the server announces XCLIENT or XFORWARD to clients; use handover ProxyV2 or take the clients' networks "
+            "out of its authorized hosts, or accept a session without STARTTLS with backend.acknowledgeNoStartTLS: true"
         )
     return Handed(banner, guarded)

@@ -29,6 +29,4 @@ class Plain(Handover):
         if banner.code != 220:
             return Verdict(banner)
         announced = yield f"EHLO {self.hostname}\r\n".encode()
-        return guarded_or_denied(
-            announced, bytes(banner), acknowledged=self.inbound.backend.acknowledge_no_start_tls
-        )
+        return guarded_or_denied(announced, bytes(banner), acknowledged=self.inbound.backend.acknowledge_no_start_tls)

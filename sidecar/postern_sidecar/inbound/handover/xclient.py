@@ -1,8 +1,8 @@
 """XCLIENT (Postfix's XCLIENT_README): the identity in the server's own SMTP session.
 
 The attributes are those that the server announces, of NAME, REVERSE_NAME, PORT, DESTADDR, DESTPORT and ADDR; ADDR comes
-last, because a server may judge the client as soon as it knows it. NAME is always sent where it is announced: without it
-Postfix would keep `localhost` for the client's name. Values are xtext (RFC 3461 4), IPv6 addresses have `IPV6:`.
+last, because a server may judge the client as soon as it knows it. NAME is always sent where it is announced: without
+it Postfix would keep `localhost` for the client's name. Values are xtext (RFC 3461 4), IPv6 addresses have `IPV6:`.
 
 220 is success and brings the banner for the client. 501, 502, 503 and 550 5.7.0 mean that we may not or cannot: the
 backend's configuration. Any other refusal is the server's verdict on the client and is passed on. Anything else is not
