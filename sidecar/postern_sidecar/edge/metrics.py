@@ -145,10 +145,9 @@ class Metrics:
     def watch(self, listener: str, sessions: Callable[[], int], limiter: Callable[[], Limiter]) -> None:
         self.watched[listener] = Watched(sessions, limiter)
 
-    def unwatch(self, listener: str) -> None:
-        """The listener is no more; what it counted stays."""
-        self.watched.pop(listener, None)
-        self.backend_exposed.pop(listener, None)
+    def unwatch_all(self) -> None:
+        """Before a reload says which listeners there are; what they counted stays."""
+        self.watched.clear()
 
     def exposed(self, listener: str, exposed: bool) -> None:
         """Whether the mail server's port is open on an address that clients reach."""
@@ -254,7 +253,7 @@ class _Sidecar(Collector):
         yield _gauge(
             "postern_inbound_backend_exposed",
             "1: clients can reach the mail server's port past the sidecar.",
-            (((name,), exposed) for name, exposed in self._metrics.backend_exposed.items()),
+            (((name,), exposed) for name, exposed in self._metrics.backend_exposed.items() if name in dict(watched)),
         )
 
     def _process(self) -> Iterable[Metric]:

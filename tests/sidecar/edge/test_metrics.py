@@ -108,7 +108,7 @@ def test_a_listener_that_had_two_hand_overs(metrics: Metrics) -> None:
 
 
 def test_a_listener_that_is_no_more(metrics: Metrics) -> None:
-    metrics.unwatch("smtp")
+    metrics.unwatch_all()
     found = samples(metrics)
     gone = {"postern_inbound_sessions{listener=smtp}", "postern_inbound_backend_exposed{listener=smtp}"}
     assert not gone & found.keys()
