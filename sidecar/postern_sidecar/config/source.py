@@ -20,7 +20,7 @@ from .problems import InvalidPolicy, Problem, Unreadable, error, join
 from .tree import Document, Node, Unparsable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 MAX_SIZE = 1 << 20
@@ -119,81 +119,80 @@ def _thoroughly(document: Document) -> tuple[Policy | None, Sequence[Problem]]:
     from . import walk  # not before it is needed: msgspec.inspect stays out of a sidecar's memory
 
     root = document.root
+    pieces = tree.index(root)
+    foreign = walk.foreign(root)
+    if foreign:
+        return None, [foreign]
     found = [*document.problems, *walk.problems(root)]
     policy = None
     if not found:
         policy = _converted(tree.plain(root), Policy)
         found = checks.check(policy)
     else:
-        found += _sound_pieces(root, found)
-    known = tree.lines(root)
-    found = [problem if problem.line else replace(problem, line=_line(problem.path, known)) for problem in found]
-    return policy, sorted(found, key=lambda problem: problem.line)
+        found += _sound_pieces(pieces, found)
+    return policy, sorted(_with_lines(found, pieces), key=lambda problem: problem.line)
 
 
-def _line(path: str, known: dict[str, int]) -> int:
-    """Of a path that is not in the file (a default, a missing field): the line of what it would stand in."""
-    while path not in known:
-        path = path[: max(path.rfind("."), path.rfind("["), 0)]
-    return known[path]
+def _with_lines(found: Iterable[Problem], pieces: Mapping[str, Node]) -> Iterator[Problem]:
+    """A path that is not in the file (a default, a missing field) gets the line of what it would stand in."""
+    for problem in found:
+        path = problem.path
+        while path not in pieces:
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        yield problem if problem.line else replace(problem, line=pieces[path].line)
 
 
-def _sound_pieces(root: Node, found: Iterable[Problem]) -> Iterator[Problem]:
+def _sound_pieces(pieces: Mapping[str, Node], found: Iterable[Problem]) -> Iterator[Problem]:
     """What is wrong with the meaning of the parts whose shape is right."""
-    broken = [problem.path for problem in found]
-    pieces = _Pieces(root, broken)
-    metadata = pieces.get("metadata", dict[str, Any])
-    if metadata is not None:
-        yield from checks.metadata(metadata)
-    hostname = pieces.get("spec.hostname", str)
-    if hostname is not None:
-        yield from checks.hostname(hostname)
-    selector = pieces.get("spec.selector", LabelSelector)
-    if selector is not None:
-        yield from checks.selector(selector)
-    logging = pieces.get("spec.logging", Logging)
-    if logging is not None:
-        yield from checks.logging(logging)
-    count = pieces.count("spec.inbound")
-    listeners = {index: pieces.get(join("spec.inbound", index), Inbound) for index in range(count)}
-    yield from checks.listeners({index: inbound for index, inbound in listeners.items() if inbound is not None})
-    for index, inbound in listeners.items():
-        if inbound is None:
-            yield from _sound_rules(pieces, join(join("spec.inbound", index), "rules"))
+    sound = _Sound(pieces, [problem.path for problem in found])
+    for path, kind, check in _PIECES:
+        piece = sound.get(path, kind)
+        if piece is not None:
+            yield from check(piece)
+    paths = sound.items("spec.inbound")
+    if not paths and sound.absent_or_empty("spec", "inbound"):
+        yield from checks.nothing_to_do()
+    listeners = [sound.get(path, Inbound) for path in paths]
+    yield from checks.listeners({number: known for number, known in enumerate(listeners) if known is not None})
+    for path, known in zip(paths, listeners, strict=True):
+        for where in sound.items(f"{path}.rules") if known is None else ():
+            rule = sound.get(where, Rule)
+            if rule is not None:
+                yield from rule_checks.compiles(rule, where)
 
 
-def _sound_rules(pieces: _Pieces, path: str) -> Iterator[Problem]:
-    for index in range(pieces.count(path)):
-        rule = pieces.get(join(path, index), Rule)
-        if rule is not None:
-            yield from rule_checks.compiles(rule, join(path, index))
+_PIECES: tuple[tuple[str, Any, Callable[[Any], Iterator[Problem]]], ...] = (
+    ("metadata", dict[str, Any], checks.metadata),
+    ("spec.hostname", str, checks.hostname),
+    ("spec.selector", LabelSelector, checks.selector),
+    ("spec.logging", Logging, checks.logging),
+)
 
 
-class _Pieces:
-    """The parts of a tree by path, without those that have a problem in them."""
+@dataclass(frozen=True, slots=True)
+class _Sound:
+    """The parts of a file that have no problem in them, by path."""
 
-    def __init__(self, root: Node, broken: list[str]) -> None:
-        self._broken = broken
-        self._root = root
+    pieces: Mapping[str, Node]
+    broken: Sequence[str]
 
-    def _at(self, path: str) -> Node | None:
-        node: Node | None = self._root
-        for step in path.replace("[", ".").replace("]", "").split("."):
-            if node is not None and isinstance(node.value, dict):
-                node = node.value.get(step)
-            elif node is not None and isinstance(node.value, list):
-                node = node.value[int(step)]
-            else:
-                return None
-        return node
+    def items(self, path: str) -> list[str]:
+        """The paths of a list's items."""
+        node = self.pieces.get(path)
+        return (
+            [join(path, number) for number in range(len(node.value))] if node and isinstance(node.value, list) else []
+        )
 
-    def count(self, path: str) -> int:
-        node = self._at(path)
-        return len(node.value) if node is not None and isinstance(node.value, list) else 0
+    def absent_or_empty(self, path: str, member: str) -> bool:
+        """A mapping that is there and has nothing by this name, or an empty list."""
+        mapping = self.pieces.get(path)
+        if mapping is None or not isinstance(mapping.value, dict):
+            return False
+        return member not in mapping.value or mapping.value[member].value == []
 
     def get(self, path: str, kind: type[_T]) -> _T | None:
-        node = self._at(path)
-        if node is None or any(_within(problem, path) for problem in self._broken):
+        node = self.pieces.get(path)
+        if node is None or node.value is None or any(_within(problem, path) for problem in self.broken):
             return None
         return _converted(tree.plain(node), kind)
 

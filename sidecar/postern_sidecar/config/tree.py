@@ -85,17 +85,17 @@ def plain(node: Node) -> object:
     return node.value
 
 
-def lines(root: Node) -> dict[str, int]:
-    """The line of every path."""
-    found: dict[str, int] = {}
+def index(root: Node) -> dict[str, Node]:
+    """Every node by its path."""
+    found: dict[str, Node] = {}
     todo = [("", root)]
     while todo:
         path, node = todo.pop()
-        found[path] = node.line
+        found[path] = node
         if isinstance(node.value, dict):
             todo += [(join(path, key), member) for key, member in node.value.items()]
         elif isinstance(node.value, list):
-            todo += [(join(path, index), item) for index, item in enumerate(node.value)]
+            todo += [(join(path, number), item) for number, item in enumerate(node.value)]
     return found
 
 

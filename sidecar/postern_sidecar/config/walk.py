@@ -43,14 +43,10 @@ def problems(root: Node) -> Iterator[Problem]:
     if root.value is None:
         yield error("", "the file is empty", "write a MailProxyPolicy manifest into it", root.line)
         return
-    foreign = _foreign(root)
-    if foreign:
-        yield foreign
-        return
     yield from _value(root, schema(), "")
 
 
-def _foreign(root: Node) -> Problem | None:
+def foreign(root: Node) -> Problem | None:
     """Of another kind of object nothing else is worth saying."""
     kind = root.value.get("kind") if isinstance(root.value, dict) else None
     if kind is None or not isinstance(kind.value, str) or kind.value == "MailProxyPolicy":
@@ -187,7 +183,7 @@ def expected(shape: inspect.Type, hint: str = "") -> str:
         case inspect.Metadata():
             return expected(shape.type, _description(shape))
         case inspect.UnionType():
-            return f"{expected(shape.types[0], hint)}, or leave it out"
+            return expected(shape.types[0], hint)
         case inspect.StructType():
             required = [field.encode_name for field in shape.fields if field.required]
             return f"a mapping with {', '.join(required)}" if required else "a mapping"

@@ -35,6 +35,7 @@ _OTHER_INTEGER = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+", re.ASCII)
 _FLOAT = re.compile(
     r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", re.ASCII
 )
+_DOT_BEFORE_A_NAME = re.compile(r"\.(?=[iInN])")
 _NAMED: dict[str, Scalar] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -53,17 +54,21 @@ def resolve(text: str) -> Scalar:
     if _OTHER_INTEGER.fullmatch(text) and len(text) <= 20:
         return int(text, 0)
     if _FLOAT.fullmatch(text):
-        return float(text.replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf").replace(".n", "n"))
+        return float(_DOT_BEFORE_A_NAME.sub("", text))
     return text
 
 
 def read(text: str) -> Document:
+    return _Composer(_events(text)).document()
+
+
+def _events(text: str) -> Iterator[Any]:
     from ruamel.yaml import YAML  # 6 MB that a sidecar in a cluster never needs
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.error import MarkedYAMLError
     from ruamel.yaml.reader import ReaderError
 
     try:
-        return _Composer(iter(YAML(typ="safe", pure=True).parse(text))).document()
+        yield from YAML(typ="safe", pure=True).parse(text)
     except MarkedYAMLError as problem:
         line = problem.problem_mark.line + 1 if problem.problem_mark else 0
         said = " ".join(str(part) for part in (problem.context, problem.problem) if part)
@@ -72,8 +77,8 @@ def read(text: str) -> Document:
         line = text.count("\n", 0, problem.position) + 1
         message = f"has a character that YAML forbids, U+{problem.character:04X}"
         raise Unparsable(line, message, "take it out, or write it as an escape in double quotes") from None
-    except YAMLError as problem:
-        raise Unparsable(0, f"is not YAML: {problem}", "correct it") from None
+    except (ValueError, OverflowError, AssertionError) as problem:  # its own, for \UFFFFFFFF and %YAML 1.9
+        raise Unparsable(0, f"is not YAML: {problem}", "take out what YAML 1.2 does not have") from None
 
 
 class _Composer:

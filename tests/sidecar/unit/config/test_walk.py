@@ -1,0 +1,35 @@
+"""The words for what would be right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec import inspect
+from postern_sidecar.config.model import Backend, Count, ListenerName, Logging, Protocol, Rule
+from postern_sidecar.config.scalars import Duration, IPAddress, Network, Sources
+from postern_sidecar.config.walk import expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Count, "a whole number, 1 to 1000000"),
+        (int, "a whole number"),
+        (Count | None, "a whole number, 1 to 1000000"),
+        (bool, "true or false"),
+        (str, "text"),
+        (ListenerName, "text: lower-case letters, digits and inner hyphens, 1 to 12 characters"),
+        (Protocol, "one of SMTP, IMAP, POP3, ManageSieve, Opaque"),
+        (Duration, "a duration such as 3s, 500ms or 1m30s"),
+        (IPAddress, "an IP address such as 127.0.0.1 or ::1"),
+        (Network, "a network such as 10.0.0.0/8 or fd00::/8, or an address"),
+        (Sources, "a network such as 10.0.0.0/8 or fd00::/8, an address, or *"),
+        (Backend, "a mapping with port, handover"),
+        (Logging, "a mapping"),
+        (dict[str, Any], "a mapping"),
+        (tuple[Rule, ...], "a list, each item a mapping with name, when, action"),
+    ],
+)
+def test_expected(kind: Any, words: str) -> None:
+    assert expected(inspect.type_info(kind)) == words
