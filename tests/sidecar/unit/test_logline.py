@@ -8,6 +8,7 @@ import json
 import re
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,9 @@ from postern_sidecar.config.model import LogFormat, Selector
 from postern_sidecar.inbound.limits import LimitKind
 from postern_sidecar.logline import FIELD, REASONS, Formatter, Record
 from postern_sidecar.proxyproto.header import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 WHEN = 1795339506.131  # 2026-11-22 09:25:06.131
 EXIM = Formatter(LogFormat.EXIM.value, [Selector.PROXY.value])
@@ -253,40 +257,52 @@ def test_a_line_reads_in_one_way(name: str, reply: str | bytes, reason: str) -> 
     assert json.loads(JSON.line(Record("refused", "c", fields), WHEN)).keys() <= {"time", "event", "session", *fields}
 
 
-# The closed list of reasons
+# What the page lists
 
 
-def documented() -> set[str]:
-    page = (ROOT.parents[1] / "docs" / "logging.md").read_text().partition("## Reasons")[2]
-    return set(re.findall(r"^\| `([a-z0-9_]+)` \|", page, re.MULTILINE))
+def documented(heading: str) -> set[str]:
+    page = (ROOT.parents[1] / "docs" / "logging.md").read_text().partition(f"## {heading}\n")[2]
+    section = page if heading == "Reasons" else page.partition("\n#")[0]
+    return set(re.findall(r"^\| `([a-z0-9_]+)` \|", section, re.MULTILINE))
 
 
 def test_the_page_has_every_reason_and_no_other() -> None:
-    assert documented() == REASONS
+    assert documented("Reasons") == REASONS
 
 
 _GIVES_A_REASON = {"_refuse", "_proxy_failed", "_backend_failed", "ConnectFailed", "expire", "dismiss", "_end", "Ended"}
-_REASON = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*|[a-z]+[0-9]+[a-z]")
+_GIVES_AN_EVENT = {"event", "Record", "_log", "_record", "_refused", "session_record"}
+_WORD = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", re.ASCII)
 
 
 def _called(node: ast.Call) -> str:
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
-def used() -> set[str]:
-    """The reasons that the code gives: literals among the arguments of the calls that take one."""
-    found: set[str] = set()
-    for path in [*ROOT.glob("inbound/**/*.py"), *ROOT.glob("edge/*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Call) or "PROBE" in ast.unparse(node):
-                continue
-            given = node.args if _called(node) in _GIVES_A_REASON else []
-            given = [*given, *(k.value for k in node.keywords if k.arg in ("reason", "end"))]
-            found |= {str(a.value) for a in given if isinstance(a, ast.Constant) and isinstance(a.value, str)}
-    return {text for text in found if _REASON.fullmatch(text)}
+def calls() -> Iterator[ast.Call]:
+    for path in [*ROOT.glob("inbound/**/*.py"), *ROOT.glob("edge/*.py"), ROOT / "app.py"]:
+        yield from (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+
+
+def words(arguments: Iterable[ast.AST]) -> set[str]:
+    literals = {str(a.value) for a in arguments if isinstance(a, ast.Constant) and isinstance(a.value, str)}
+    return {text for text in literals if _WORD.fullmatch(text)}
 
 
 def test_the_code_gives_no_reason_that_is_not_on_the_list() -> None:
-    literal = used()
+    """Literals among the arguments of the calls that take a reason; a probe's end is no reason."""
+    literal: set[str] = set()
+    for call in calls():
+        if "PROBE" not in ast.unparse(call):
+            literal |= words(call.args if _called(call) in _GIVES_A_REASON else ())
+            literal |= words(k.value for k in call.keywords if k.arg in ("reason", "end"))
     assert {"rule", "backend_closed"} <= literal  # or this test reads the wrong calls
     assert literal | {reason.value for reason in Reason} | {kind.value for kind in LimitKind} <= REASONS
+
+
+def test_the_page_has_every_event_and_no_other() -> None:
+    literal: set[str] = set()
+    for call in calls():
+        if _called(call) in _GIVES_AN_EVENT and call.args:
+            literal |= words(ast.walk(call.args[0]))
+    assert literal == documented("Events")
