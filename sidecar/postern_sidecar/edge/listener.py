@@ -118,6 +118,9 @@ class ListeningPort:
         """A session for a new connection, or None: turned away."""
         self.open += 1
         self.shared.room.take()
+        if transport.get_extra_info("peername") is None:  # reset while it was in the queue, as HAProxy ends its checks
+            transport.abort()
+            return None
         hit = self.limiter.accept()
         if hit is not None:
             self._turn_away(transport, hit)
