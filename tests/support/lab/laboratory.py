@@ -28,6 +28,7 @@ from .snippets import snippet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from types import TracebackType
 
     from .servers.balancers import Forward
 
@@ -36,11 +37,20 @@ class Lab(Namespaces):
     def __init__(self, *, names: Mapping[str, str] | None = None, nameserver: str = "127.0.0.1") -> None:
         """`names`: address -> name, for every server's /etc/hosts; all other questions go to `nameserver`."""
         super().__init__()
+        self._sidecars: list[Sidecar] = []
         try:
             self._etc = {**etc(names or {}, nameserver), **certificate.files(self)}
         except BaseException:
             self.close()
             raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        for sidecar in self._sidecars:
+            if error is None and "Traceback" in str(sidecar.log):
+                raise AssertionError(f"the sidecar met a bug of its own:\n{sidecar.log}")
 
     def postfix(self, *, master: str, main: str = "", host: str = "pod") -> MailServer:
         """`master`: services for master.cf (see `postfix.service`); `main`: lines for main.cf."""
@@ -87,6 +97,7 @@ class Lab(Namespaces):
         else:
             sidecar.write(spec or {})
         sidecar.start(wait=wait)
+        self._sidecars.append(sidecar)
         return sidecar
 
     def swaks(self, *arguments: str, host: str = "outside", timeout: float = PATIENCE) -> Process:
