@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec import inspect
+
 from postern_sidecar.config.model import Backend, Count, ListenerName, Logging, Protocol, Rule
 from postern_sidecar.config.scalars import Duration, IPAddress, Network, Sources
 from postern_sidecar.config.walk import expected
