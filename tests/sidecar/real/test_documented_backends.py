@@ -39,12 +39,20 @@ class Documented:
 
 SERVERS = [
     Documented(
-        "postfix-proxyv2", lambda lab, text: lab.postfix(master=text), r"smtpd\[\d+\]: connect from \S+\[{client}\]$"
+        "postfix-proxyv2",
+        lambda lab, text: lab.postfix(master=text),
+        r"smtpd\[\d+\]: connect from client\.example\.net\[{client}\]$",
     ),
     Documented(
-        "postfix-xclient", lambda lab, text: lab.postfix(master=text), r"smtpd\[\d+\]: \S+: client=\S+\[{client}\]$"
+        "postfix-xclient",
+        lambda lab, text: lab.postfix(master=text),
+        r"smtpd\[\d+\]: \S+: client=client\.example\.net\[{client}\]$",
     ),
-    Documented("exim-proxyv2", lambda lab, text: lab.exim(main=text), r"<= \S+ H=\(client\.test\) \[{client}\] .*PRX="),
+    Documented(
+        "exim-proxyv2",
+        lambda lab, text: lab.exim(main=text),
+        r"<= \S+ H=client\.example\.net \(client\.test\) \[{client}\] .*PRX=",
+    ),
     Documented(
         "opensmtpd-proxyv2",
         lambda lab, text: lab.opensmtpd(listen=text),
@@ -59,7 +67,7 @@ SERVERS = [
     Documented(
         "postfix-transparent",
         lambda lab, text: lab.postfix(master=text),
-        r"smtpd\[\d+\]: connect from \S+\[{client}\]$",
+        r"smtpd\[\d+\]: connect from client\.example\.net\[{client}\]$",
         policy="transparent-policy",
     ),
 ]
@@ -71,6 +79,7 @@ def test_the_server_knows_the_client(lab: Lab, case: Documented, balancer: str) 
     transparent = case.settings == "postfix-transparent"
     if transparent:
         lab.route_transparent()
+    lab.nameserver({CLIENTS[balancer]: "client.example.net"})
     server = case.start(lab, snippet(case.settings))
     lab.sidecar(text=snippet(case.policy or f"{case.settings}-policy"), net_raw=transparent)
     pod = POD6 if ":" in balancer else POD

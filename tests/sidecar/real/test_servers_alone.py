@@ -12,15 +12,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from lab.laboratory import Lab
 from lab.namespaces import BALANCER, BALANCER6, POD, POD6
 from lab.servers import dovecot, postfix
 from lab.servers.balancers import Forward
 from lab.snippets import snippet
+
+if TYPE_CHECKING:
+    from lab.laboratory import Lab
 
 pytestmark = pytest.mark.real
 
@@ -195,12 +197,15 @@ def test_killing_a_server_ends_its_sessions(lab: Lab) -> None:
     assert server.process.status == -signal.SIGKILL
 
 
-def test_names_come_from_the_table() -> None:
-    with Lab(names={CLIENT: "client.example.net"}) as named:
-        server = named.postfix(master=postfix.service(2525, POD))
-        with named.outside.talk((POD, 2525), source=CLIENT) as client:
+def test_names_come_from_the_laboratorys_name_server(lab: Lab) -> None:
+    lab.nameserver(
+        {CLIENT: "client.example.net", "192.0.2.11": "liar.example.net"}, hosts={"client.example.net": [CLIENT]}
+    )
+    server = lab.postfix(master=postfix.service(2525, POD))
+    for source, seen in ((CLIENT, "client.example.net"), ("192.0.2.11", "unknown"), ("192.0.2.12", "unknown")):
+        with lab.outside.talk((POD, 2525), source=source) as client:
             client.expect(220)
-        server.log.wait_for(rf"connect from client\.example\.net\[{CLIENT}\]")
+        server.log.wait_for(rf" connect from {seen}\[{source}\]")
 
 
 def test_nothing_survives_a_killed_test_run() -> None:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 # Each server's own users under the names that Debian's packages give them; `box` owns the delivered mail.
 USERS = {
     "root": 0,
@@ -26,16 +21,15 @@ USERS = {
 GROUPS = {**{name: uid for name, uid in USERS.items() if name != "nobody"}, "postdrop": 2101, "nogroup": 65534}
 
 
-def etc(hosts: Mapping[str, str], nameserver: str) -> dict[str, str]:
-    """The files. `hosts` maps addresses to names; where nobody listens on `nameserver`, nothing else resolves."""
-    names = {"127.0.0.1": "localhost", "::1": "localhost", "10.0.9.12": "mail.example.org mail", **hosts}
+def etc() -> dict[str, str]:
+    """The files. Names other than our own come from `Lab.nameserver`; without it no question has an answer."""
     return {
         "/etc/passwd": "".join(f"{n}:x:{i}:{GROUPS.get(n, 65534)}::/var/empty:/bin/sh\n" for n, i in USERS.items()),
         "/etc/group": "".join(f"{name}:x:{number}:\n" for name, number in GROUPS.items()),
         "/etc/shadow": "".join(f"{name}:!:19000::::::\n" for name in USERS),
         "/etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
-        "/etc/resolv.conf": f"nameserver {nameserver}\noptions attempts:1\n",
-        "/etc/hosts": "".join(f"{address} {name}\n" for address, name in names.items()),
+        "/etc/resolv.conf": "nameserver 127.0.0.1\noptions attempts:1\n",
+        "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n10.0.9.12 mail.example.org mail\n",
         "/etc/hostname": "mail\n",
         "/etc/mailname": "mail.example.org\n",
     }

@@ -14,6 +14,7 @@ tests are interrupted or killed.
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from .accounts import etc
 from .mailserver import MailServer
 from .namespaces import Namespaces
 from .program import PATIENCE, Process, Program
-from .servers import balancers, dovecot, exim, opensmtpd, postfix
+from .servers import balancers, dovecot, exim, nameserver, opensmtpd, postfix
 from .servers.sidecar import Sidecar
 from .snippets import snippet
 
@@ -34,12 +35,11 @@ if TYPE_CHECKING:
 
 
 class Lab(Namespaces):
-    def __init__(self, *, names: Mapping[str, str] | None = None, nameserver: str = "127.0.0.1") -> None:
-        """`names`: address -> name, for every server's /etc/hosts; all other questions go to `nameserver`."""
+    def __init__(self) -> None:
         super().__init__()
         self._sidecars: list[Sidecar] = []
         try:
-            self._etc = {**etc(names or {}, nameserver), **certificate.files(self)}
+            self._etc = {**etc(), **certificate.files(self)}
         except BaseException:
             self.close()
             raise
@@ -99,6 +99,29 @@ class Lab(Namespaces):
         sidecar.start(wait=wait)
         self._sidecars.append(sidecar)
         return sidecar
+
+    def nameserver(
+        self,
+        pointers: Mapping[str, str] | None = None,
+        *,
+        hosts: Mapping[str, Sequence[str]] | None = None,
+        failing: Sequence[str] = (),
+    ) -> Process:
+        """What the pod's resolver knows. Its log has an "asked" line for each question.
+
+        `pointers` maps addresses to names; `hosts` names to addresses, by default the way back; `failing` are the
+        addresses and names that get SERVFAIL.
+        """
+        pointers = pointers or {}
+        if hosts is None:
+            hosts = {
+                name: [address for address, other in pointers.items() if other == name] for name in pointers.values()
+            }
+        table = json.dumps({"pointers": dict(pointers), "hosts": dict(hosts), "failing": list(failing)})
+        program = Program(argv=[sys.executable, "-u", nameserver.__file__, table], files=self._etc)
+        process = self.start(program, "nameserver")
+        process.log.wait_for("^ready$")
+        return process
 
     def swaks(self, *arguments: str, host: str = "outside", timeout: float = PATIENCE) -> Process:
         """Runs swaks to its end, whatever its status; its transcript is the log."""
