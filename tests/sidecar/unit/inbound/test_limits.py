@@ -343,9 +343,10 @@ class TestBound:
         assert [kind(it.admit(A, 10)) for _ in range(5)] == [None] * 4 + ["connections_per_client"]
 
     def test_what_a_remembered_client_costs(self) -> None:
-        it = limiter(ratePerClient=RATE)
-        clients = 1 << 15  # dictionaries grow by powers of two: as full as they get
-        addresses = [IPv6Address((0x20010DB8 << 96) + (n << 64)) for n in range(clients)]
+        """Also while the table evicts, when its dictionary is at its largest."""
+        clients = 1 << 13
+        it = limiter(clients, ratePerClient=RATE)
+        addresses = [IPv6Address((0x20010DB8 << 96) + (n << 64)) for n in range(3 * clients)]
         tracemalloc.start()
         for address, now in zip(addresses, count(), strict=False):
             it.admit(address, now)
@@ -353,7 +354,7 @@ class TestBound:
         used, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert it.clients == clients
-        assert used / clients < 200
+        assert used / clients < 230
 
 
 @pytest.mark.parametrize(
