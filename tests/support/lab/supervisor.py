@@ -41,14 +41,18 @@ SCRATCH = Path("/run/layers")
 LARGEST = 1 << 20
 AN_OLD_FILE = 1_000_000_000.0  # Postfix waits for two seconds where its main.cf is younger than one
 
+AT_ONCE = {"ipv6/conf/default/accept_dad": "0", "ipv6/conf/all/accept_dad": "0"}  # no second of waiting for a new link
+
 SYSCTLS = {
     "outside": {
+        **AT_ONCE,
         "ipv4/ip_forward": "1",
         "ipv6/conf/all/forwarding": "1",
         "ipv6/ip_nonlocal_bind": "1",  # a client has any address that is routed to `lo`
         "ipv4/ip_local_port_range": "1024 65535",
     },
     "pod": {
+        **AT_ONCE,
         "ipv4/ip_unprivileged_port_start": "0",  # what the pod's sysctl does in a cluster
         "ipv4/ip_local_port_range": "1024 65535",
     },
