@@ -76,6 +76,8 @@ def _judge(data: bytes, filename: str) -> tuple[Policy | None, Sequence[Problem]
     policy = _quickly(text)
     if policy is not None:
         found = checks.check(policy)
+        if "\n" not in text:  # as the operator writes it
+            return policy, [replace(problem, line=1) for problem in found]
         if not found:
             return policy, ()
     try:
