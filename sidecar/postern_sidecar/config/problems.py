@@ -44,7 +44,12 @@ class Problem:
         place = ":".join(str(part) for part in (self.file, self.line) if part)
         what = f"{self.message}; {self.remedy}" if self.remedy else self.message
         kind = "warning" if self.warning else ""
-        return ": ".join(part for part in (place, kind, self.path, what) if part)
+        return _printable(": ".join(part for part in (place, kind, self.path, what) if part))
+
+
+def _printable(text: str) -> str:
+    """Parts of the file are quoted by libraries too, and a message is one line on somebody's terminal."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def error(path: str, message: str, remedy: str, line: int = 0) -> Problem:

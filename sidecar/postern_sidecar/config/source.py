@@ -92,7 +92,7 @@ def _quickly(text: str) -> Policy | None:
     if not text.lstrip().startswith("{") or "\\ud" in text.lower():
         return None
     try:
-        return _converted(json.loads(text, object_pairs_hook=_unique), Policy)
+        return _converted(json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant), Policy)
     except (ValueError, RecursionError):
         return None
 
@@ -102,6 +102,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         raise ValueError("a key stands twice")
     return members
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _parse(text: str, filename: str) -> Document:
@@ -118,7 +122,7 @@ def _parse(text: str, filename: str) -> Document:
 
 
 def _thoroughly(document: Document) -> tuple[Policy | None, Sequence[Problem]]:
-    from . import walk  # not before it is needed: msgspec.inspect stays out of a sidecar's memory
+    from . import walk  # a sidecar in a cluster never needs it
 
     root = document.root
     pieces = tree.index(root)

@@ -122,10 +122,28 @@ def test_a_file(tmp_path: Path) -> None:
     loaded = config.load(path)
     assert loaded.data == path.read_bytes()
     assert loaded.warnings == ()
+    path.write_text(json.dumps(FULL, indent=1))
+    assert config.load(path).policy == loaded.policy
     path.write_text("{}")
     with pytest.raises(config.InvalidPolicy) as caught:
         config.load(path)
     assert {problem.file for problem in caught.value.problems} == {str(path)}
+
+
+def test_a_number_that_is_not_json() -> None:
+    text = json.dumps(FULL | {"status": {"a": float("nan")}})
+    with pytest.raises(config.InvalidPolicy, match=r"^policy.json:1: NaN is not JSON; write a number$"):
+        config.load(text.encode(), "policy.json")
+
+
+def test_messages_are_one_printable_line() -> None:
+    manifest = copy.deepcopy(FULL)
+    manifest["spec"]["inbound"][0]["rules"] = [{"name": "a", "when": "\x1b[2J", "action": "Log"}]
+    with pytest.raises(config.InvalidPolicy) as caught:
+        config.load(json.dumps(manifest).encode())
+    told = [str(problem) for problem in caught.value.problems]
+    assert "token recognition error at: '\\x1b'" in told[0]
+    assert all(line.isprintable() for line in told)
 
 
 def test_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
