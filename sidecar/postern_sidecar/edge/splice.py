@@ -32,12 +32,13 @@ class Splice:
         "half_closed",
         "head",
         "held",
-        "idle",
         "last",
         "on_end",
         "open",
+        "quiet",
         "reason",
         "server_last",
+        "shut",
     )
 
     def __init__(
@@ -50,10 +51,11 @@ class Splice:
     ) -> None:
         self.clock = clock
         self.last = clock()
-        self.idle = idle
+        self.quiet = idle  # seconds without a byte that are one too many
         self.half_closed = half_closed
-        self.deadline: float | None = None  # set once the end is only a matter of time
+        self.deadline: float | None = None  # set once a last word was said
         self.filter = stream_filter
+        self.shut = False  # the client's end has been passed on
         self.held = False  # the filter holds enough: the client is not read
         self.head = b""  # how the server's last words began
         self.server_last = True
@@ -64,12 +66,12 @@ class Splice:
         self.backend: BackendHalf
 
     def overdue(self, now: float) -> bool:
-        return now >= (self.last + self.idle if self.deadline is None else self.deadline)
+        return now >= (self.last + self.quiet if self.deadline is None else self.deadline)
 
     def expire(self, reason: str = "idle") -> None:
         """Idle for too long, or a side that should have gone has not: end it without waiting for anybody."""
-        if self.deadline is None and not self.reason:
-            self.reason = reason
+        if not self.reason:
+            self.reason = reason if self.open == 2 and not self.halved else "half_closed"
         self.client.transport.abort()
         self.backend.transport.abort()
 
@@ -88,21 +90,30 @@ class Splice:
         client.write_eof()
 
     def halve(self) -> None:
-        """One side has no more to say. With both it is over; with one the other has `half_closed` seconds."""
+        """One side has no more to say. With both it is over."""
         if self.client.eof and self.backend.eof:
             self.client.transport.close()
             self.backend.transport.close()
-        self.deadline = self.clock() + self.half_closed
+        self._less_patience()
+
+    @property
+    def halved(self) -> bool:
+        return self.client.eof or self.backend.eof
+
+    def _less_patience(self) -> None:
+        """From now on the other side has the time for half-closed sessions between two signs of life."""
+        self.quiet = min(self.quiet, self.half_closed)
+        self.last = self.clock()
 
     def lost(self, other: asyncio.Transport) -> None:
         """A side is gone: what the other one has not read yet is still delivered, within the time for half-closed."""
         self.open -= 1
         if self.open == 0:
             self.on_end(self)
-        elif not other.is_closing():
+            return
+        if not other.is_closing():
             other.close()
-        if self.deadline is None:
-            self.deadline = self.clock() + self.half_closed
+        self._less_patience()
 
     def apply(self, passed: Passed) -> None:
         """Do what the filter said."""
@@ -116,6 +127,10 @@ class Splice:
             client.write(passed.to_client)
         if passed.done:
             self.filter = None
+        if passed.shut and not backend.is_closing() and not self.shut:
+            self.shut = True
+            backend.write_eof()
+            self.halve()
         if passed.hold is not self.held and not client.is_closing():
             self.held = passed.hold
             (client.pause_reading if passed.hold else client.resume_reading)()
@@ -142,13 +157,15 @@ class _Half(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self.eof = True
-        splice, other = self.splice, self.other
-        if splice.reason:
+        if self.splice.reason:
             self.transport.close()
-        elif not other.is_closing():
-            other.write_eof()
-            splice.halve()
+        elif not self.other.is_closing():
+            self._pass_eof()
         return True
+
+    def _pass_eof(self) -> None:
+        self.other.write_eof()
+        self.splice.halve()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
@@ -157,6 +174,15 @@ class _Half(asyncio.Protocol):
 
 class ClientHalf(_Half):
     __slots__ = ()
+
+    def _pass_eof(self) -> None:
+        """A filter may hold back what still has to go before it."""
+        splice = self.splice
+        if splice.filter is not None:
+            splice.apply(splice.filter.client_closed())
+        else:
+            splice.shut = True
+            super()._pass_eof()
 
     def data_received(self, data: bytes) -> None:
         self.octets += len(data)

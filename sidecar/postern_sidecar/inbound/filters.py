@@ -22,12 +22,16 @@ class Passed:
     end: str = ""
     done: bool = False
     hold: bool = False  # enough is held back: read no more of the client for now
+    shut: bool = False  # the client has closed its side, and nothing of it is held back any more
 
 
 class Filter(Protocol):
     def from_client(self, data: bytes) -> Passed: ...
 
     def from_backend(self, data: bytes) -> Passed: ...
+
+    def client_closed(self) -> Passed:
+        """The client has no more to say; what is held back still goes on in its time."""
 
 
 def starts_like_a_header(data: bytes) -> bool | None:
@@ -64,3 +68,6 @@ class SignatureWatch:
 
     def from_backend(self, data: bytes) -> Passed:
         return Passed(to_client=data)
+
+    def client_closed(self) -> Passed:
+        return Passed(to_backend=self._held, done=True, shut=True)

@@ -40,7 +40,7 @@ class _State(enum.Enum):
 class XclientGuard:
     """After `end` was returned the guard passes nothing on any more."""
 
-    __slots__ = ("_dead", "_held", "_replies", "_state", "_verb")
+    __slots__ = ("_closed", "_dead", "_held", "_replies", "_state", "_verb")
 
     def __init__(self) -> None:
         self._held = b""
@@ -48,6 +48,7 @@ class XclientGuard:
         self._verb = b""
         self._replies = ReplyReader()
         self._dead = False
+        self._closed = False
 
     def from_client(self, data: bytes) -> Passed:
         if self._dead:
@@ -63,6 +64,10 @@ class XclientGuard:
         except ReplyError:
             return self._end(b"", reply_line("421 4.3.0", "the mail server failed"), "backend_protocol")
         return self._advance(b"".join(bytes(self._replied(reply)) for reply in replies))
+
+    def client_closed(self) -> Passed:
+        self._closed = True
+        return Passed() if self._dead else self._advance(b"")
 
     def _end(self, to_backend: bytes, to_client: bytes, reason: str) -> Passed:
         self._dead = True
@@ -97,7 +102,8 @@ class XclientGuard:
         if len(self._held) > MAX_LINE and self._state is not _State.REPLY:
             answers.append(reply_line("521 5.5.2", "line too long"))
             return self._end(b"".join(onward), b"".join(answers), "line_too_long")
-        return Passed(b"".join(onward), b"".join(answers), hold=len(self._held) > MAX_HELD)
+        shut = self._closed and (self._state is not _State.REPLY or not self._held)
+        return Passed(b"".join(onward), b"".join(answers), hold=len(self._held) > MAX_HELD, shut=shut)
 
     def _line(self, line: bytes) -> bytes:
         """Our own answer to a whole line of the client, or b"": the line goes on to the server."""

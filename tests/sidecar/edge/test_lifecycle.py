@@ -251,7 +251,7 @@ def test_a_drain_accepts_a_while_and_lets_sessions_end(tmp_path: Path, mail: Scr
                 drained = pool.submit(sidecar.get, "/drained")
                 sidecar.log.wait_for("drain")
                 client.command("QUIT", 221)
-                client.rest()
+                client.close()
                 assert drained.result()[0] == 200
         with pytest.raises(ConnectionRefusedError):
             sidecar.client()

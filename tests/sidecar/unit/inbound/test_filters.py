@@ -45,3 +45,9 @@ def test_a_header_ends_the_session() -> None:
 
 def test_the_server_is_not_watched() -> None:
     assert SignatureWatch(REFUSAL).from_backend(b"PROXY ") == Passed(to_client=b"PROXY ")
+
+
+def test_what_is_held_when_the_client_shuts_its_side_goes_on() -> None:
+    watch = SignatureWatch(REFUSAL)
+    watch.from_client(b"PROX")
+    assert watch.client_closed() == Passed(to_backend=b"PROX", done=True, shut=True)

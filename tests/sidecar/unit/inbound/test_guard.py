@@ -139,3 +139,23 @@ def test_a_client_that_pipelines_without_end_is_held_back() -> None:
     assert guard.from_client(b"NOOP\r\n" * (MAX_HELD // 6)).hold is False
     assert guard.from_client(b"NOOP\r\n").hold is True
     assert guard.from_backend(b"250 ok\r\n").hold is False
+
+
+def test_a_client_that_shuts_its_side_is_heard_to_the_end() -> None:
+    guard = XclientGuard()
+    guard.from_client(b"NOOP\r\nQUIT\r\n")
+    assert guard.client_closed() == Passed()
+    assert guard.from_backend(b"250 ok\r\n") == Passed(b"QUIT\r\n", b"250 ok\r\n", shut=True)
+
+
+def test_a_client_that_shuts_its_side_at_rest_or_in_mid_line() -> None:
+    assert XclientGuard().client_closed() == Passed(shut=True)
+    guard = XclientGuard()
+    guard.from_client(b"NOO")
+    assert guard.client_closed() == Passed(shut=True)
+
+
+def test_nothing_is_heard_behind_the_end() -> None:
+    guard = XclientGuard()
+    guard.from_client(b"\n")
+    assert guard.client_closed() == Passed()
