@@ -162,11 +162,11 @@ class Sidecar:
         )
         self.event("listening", name="admin", address=host, port=port)
         await self._serve_control(stack)
-        self._keep()
-        self._announce()
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self.terminate)
         self.loop.add_signal_handler(signal.SIGHUP, lambda: self.spawn(self.reload()))
+        self._keep()
+        self._announce()
         self.spawn(watch(self.options.config, seen, self.reload))
         self.spawn(self._sweep())
         stack.callback(self._cancel_tasks)

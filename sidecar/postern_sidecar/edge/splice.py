@@ -111,7 +111,7 @@ class Splice:
         if self.open == 0:
             self.on_end(self)
             return
-        if not other.is_closing():
+        if self.deadline is None and not other.is_closing():  # else it is still reading its last word
             other.close()
         self._less_patience()
 

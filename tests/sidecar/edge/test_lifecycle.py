@@ -230,7 +230,7 @@ def test_a_port_that_cannot_be_had_refuses_the_file_whole(tmp_path: Path, mail: 
         sidecar.log.wait_for(r"config_refused .*spec\.inbound\[name=in1\]\.port.*192\.0\.2\.200")
         with proxied(sidecar.client()) as client:
             client.send("EHLO early\r\n")
-            assert client.rest().startswith(b"554 ")
+            assert client.line().startswith("554 ")
 
 
 # Drain and the end

@@ -74,7 +74,8 @@ def test_a_header_from_a_stranger_is_not_believed_however_it_comes(sidecar: Side
 def test_an_early_talker_is_refused(sidecar: SidecarProcess) -> None:
     with proxied(sidecar.client()) as client:
         client.send("EHLO early\r\n")
-        assert client.rest().startswith(b"554 5.5.0 SMTP synchronization error\r\n503 ")
+        assert client.line() == "554 5.5.0 SMTP synchronization error"
+        assert client.reply().code == 503
 
 
 def test_where_early_bytes_are_the_backends_they_arrive_exact(tmp_path: Path) -> None:
@@ -300,3 +301,25 @@ def test_an_unread_log_holds_nobody_up(tmp_path: Path, mail: ScriptedServer) -> 
         finally:
             process.kill()
             os.close(read)
+
+
+def test_the_last_word_arrives_although_the_client_talks_on(tmp_path: Path) -> None:
+    """The sidecar ends a session while the client's bytes are on their way: no reset may take the reason away."""
+
+    def announcing(server: Conversation) -> None:
+        server.send("220 mx\r\n")
+        while server.line():
+            server.send("250-mx\r\n250 XCLIENT NAME ADDR\r\n")
+
+    backend = {"acknowledgeClientHidden": True, "acknowledgeNoStartTLS": True}
+    with ScriptedServer(announcing) as server:
+        manifest = policy(listener(server, "Plain", backend=backend))
+        with SidecarProcess(tmp_path, manifest) as sidecar, proxied(sidecar.client()) as client:
+            client.expect(220)
+            client.send("NOOP\n")
+            assert client.line() == "521 5.5.2 lines end with CRLF"
+            for _ in range(20):
+                client.send("x" * 1000)
+            client.sock.shutdown(socket.SHUT_WR)
+            assert client.rest() == b""
+            sidecar.log.wait_for(r"closed .* R=bare_lf$")
