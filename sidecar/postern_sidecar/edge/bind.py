@@ -41,7 +41,9 @@ def listen(address: Address | None, port: int, where: str) -> socket.socket:
 def _remedy(error: OSError, host: str, port: int) -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            return f"another process has it (`ss -ltnp 'sport = :{port}'` names it); stop that one or choose another port"
+            return (
+                f"another process has it (`ss -ltnp 'sport = :{port}'` names it); stop that one or choose another port"
+            )
         case errno.EACCES:
             return (
                 "no permission for ports under 1024; run as root, or allow it with the sysctl "

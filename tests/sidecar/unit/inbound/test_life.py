@@ -5,8 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
-from playbook import LOAD_BALANCER, LOCAL, SENDER, STRANGER, TARGET, Playbook, listener
 
+from playbook import LOAD_BALANCER, LOCAL, SENDER, STRANGER, TARGET, Playbook, listener
 from postern_sidecar.inbound.events import (
     Admit,
     BackendSent,
@@ -103,9 +103,7 @@ def test_a_preamble_goes_in_one_write(handover: str, preamble: bytes) -> None:
     assert [c for c in play(Happened.CONNECTED) if isinstance(c, SendBackend)] == [SendBackend(preamble)]
 
 
-@pytest.mark.parametrize(
-    ("sender", "backend"), [("192.0.2.4", "127.0.0.1"), ("2001:db8::4", "::1")]
-)
+@pytest.mark.parametrize(("sender", "backend"), [("192.0.2.4", "127.0.0.1"), ("2001:db8::4", "::1")])
 def test_transparent_connects_from_the_client(sender: str, backend: str) -> None:
     source = Endpoint(ip_address(sender), 40211)
     target = Endpoint(ip_address("198.51.100.25" if "." in sender else "2001:db8::25"), 25)
@@ -145,9 +143,7 @@ def test_a_bad_header_is_deferred_by_default(header: bytes, reason: str) -> None
     assert play.records[0]["proxy_failed"] is True
 
 
-@pytest.mark.parametrize(
-    ("event", "reason"), [(Happened.TIMED_OUT, "timeout"), (Happened.CLIENT_CLOSED, "incomplete")]
-)
+@pytest.mark.parametrize(("event", "reason"), [(Happened.TIMED_OUT, "timeout"), (Happened.CLIENT_CLOSED, "incomplete")])
 def test_half_a_header_is_none(event: Happened, reason: str) -> None:
     play = Playbook(listener())
     play(ClientSent(HEADER[:20]))
@@ -301,14 +297,32 @@ def test_where_we_never_write_a_probe_is_a_close(fields: dict[str, object]) -> N
 @pytest.mark.parametrize(
     ("protocol", "conversation"),
     [
-        ("IMAP", [(b"", b"* OK mail.example.net ready\r\n"), (b"a NOOP\r\n", b"a OK done\r\n"),
-                  (b"b SELECT x\r\n", b"b BAD this is a health check's session\r\n"),
-                  (b"\r\n", b"* BAD this is a health check's session\r\n"),
-                  (b"c LOGOUT\r\n", b"* BYE mail.example.net\r\nc OK done\r\n")]),
-        ("POP3", [(b"", b"+OK mail.example.net ready\r\n"), (b"NOOP\r\n", b"-ERR this is a health check's session\r\n"),
-                  (b"QUIT\r\n", b"+OK mail.example.net done\r\n")]),
-        ("ManageSieve", [(b"", b'OK "mail.example.net ready"\r\n'), (b'HAVESPACE "x" 1\r\n', b'NO "this is a health check session"\r\n'),
-                         (b"LOGOUT\r\n", b'OK "mail.example.net done"\r\n')]),
+        (
+            "IMAP",
+            [
+                (b"", b"* OK mail.example.net ready\r\n"),
+                (b"a NOOP\r\n", b"a OK done\r\n"),
+                (b"b SELECT x\r\n", b"b BAD this is a health check's session\r\n"),
+                (b"\r\n", b"* BAD this is a health check's session\r\n"),
+                (b"c LOGOUT\r\n", b"* BYE mail.example.net\r\nc OK done\r\n"),
+            ],
+        ),
+        (
+            "POP3",
+            [
+                (b"", b"+OK mail.example.net ready\r\n"),
+                (b"NOOP\r\n", b"-ERR this is a health check's session\r\n"),
+                (b"QUIT\r\n", b"+OK mail.example.net done\r\n"),
+            ],
+        ),
+        (
+            "ManageSieve",
+            [
+                (b"", b'OK "mail.example.net ready"\r\n'),
+                (b'HAVESPACE "x" 1\r\n', b'NO "this is a health check session"\r\n'),
+                (b"LOGOUT\r\n", b'OK "mail.example.net done"\r\n'),
+            ],
+        ),
     ],
 )
 def test_probes_of_other_protocols(protocol: str, conversation: list[tuple[bytes, bytes]]) -> None:
@@ -403,7 +417,12 @@ def test_who_sends_and_shuts_is_still_served_where_early_bytes_are_the_backends(
 
 @pytest.mark.parametrize(
     ("protocol", "start"),
-    [("SMTP", b"421 4.7.0 mail.example.net "), ("IMAP", b"* BYE mail."), ("POP3", b"-ERR [SYS/TEMP] "), ("ManageSieve", b'BYE "mail.')],
+    [
+        ("SMTP", b"421 4.7.0 mail.example.net "),
+        ("IMAP", b"* BYE mail."),
+        ("POP3", b"-ERR [SYS/TEMP] "),
+        ("ManageSieve", b'BYE "mail.'),
+    ],
 )
 def test_a_limited_client_is_told_in_its_own_protocol(protocol: str, start: bytes) -> None:
     hit = LimitHit(LimitKind.CONNECTIONS_PER_CLIENT, 20, 21.0, prefix=32)
@@ -457,7 +476,9 @@ def test_a_rule_refuses_with_its_message() -> None:
 
 def test_a_rule_defers() -> None:
     play = Playbook(listener(rules=[rule("proxy_session", "Defer")]))
-    assert SendClient(b"421 4.7.0 mail.example.net service not available, try again later\r\n") in play(ClientSent(HEADER))
+    assert SendClient(b"421 4.7.0 mail.example.net service not available, try again later\r\n") in play(
+        ClientSent(HEADER)
+    )
 
 
 def test_a_rule_logs_and_lets_in() -> None:
@@ -468,7 +489,9 @@ def test_a_rule_logs_and_lets_in() -> None:
 
 def test_a_rule_that_fails_defers() -> None:
     play = Playbook(listener(rules=[rule("1 / (sender_host_port - 40211) > 0", "Refuse")]))
-    assert SendClient(b"421 4.3.0 mail.example.net service not available, try again later\r\n") in play(ClientSent(HEADER))
+    assert SendClient(b"421 4.3.0 mail.example.net service not available, try again later\r\n") in play(
+        ClientSent(HEADER)
+    )
     assert ("refused", "rule_error") in play.logged
 
 
@@ -586,7 +609,9 @@ def test_a_guarded_session_has_the_guard() -> None:
 def test_a_refused_hand_over_says_what_the_backend_must_allow() -> None:
     play = talking(Playbook(listener(handover="XCLIENT")))
     play(BackendSent(BANNER))
-    assert play(BackendSent(b"250 mx\r\n")) == refused(b"421 4.3.5 mail.example.net mail server configuration error\r\n")
+    assert play(BackendSent(b"250 mx\r\n")) == refused(
+        b"421 4.3.5 mail.example.net mail server configuration error\r\n"
+    )
     assert play.logged == [("refused", "handover_refused")]
     assert "smtpd_authorized_xclient_hosts" in str(play.records[0]["detail"])
 
@@ -595,7 +620,9 @@ def test_the_servers_verdict_is_passed_on_word_for_word() -> None:
     play = talking(Playbook(listener(handover="XCLIENT")))
     play(BackendSent(BANNER))
     play(BackendSent(ANNOUNCED))
-    assert SendClient(b"554-5.7.1 listed\r\n554 5.7.1 go\r\n") in play(BackendSent(b"554-5.7.1 listed\r\n554 5.7.1 go\r\n"))
+    assert SendClient(b"554-5.7.1 listed\r\n554 5.7.1 go\r\n") in play(
+        BackendSent(b"554-5.7.1 listed\r\n554 5.7.1 go\r\n")
+    )
     assert play.logged == [("refused", "backend_verdict")]
 
 

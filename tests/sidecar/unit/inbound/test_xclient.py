@@ -122,7 +122,9 @@ def test_our_fault_is_not_the_clients(replies: list[Reply]) -> None:
     assert isinstance(talk(Xclient, replies), Denied)
 
 
-@pytest.mark.parametrize("reply", [Reply(421, (b"4.7.0 too many",)), Reply(550, (b"5.7.1 listed",)), Reply(554, (b"no",))])
+@pytest.mark.parametrize(
+    "reply", [Reply(421, (b"4.7.0 too many",)), Reply(550, (b"5.7.1 listed",)), Reply(554, (b"no",))]
+)
 def test_the_servers_verdict_is_the_clients(reply: Reply) -> None:
     assert talk(Xclient, [GREETING, ANNOUNCED, reply]) == Verdict(reply)
 
