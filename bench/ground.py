@@ -35,6 +35,7 @@ SOURCES = Path(__file__).resolve().parent / "c"
 FLAGS = ("-std=gnu17", "-O2", "-Wall", "-Wextra", "-Werror")
 CLIENT = "192.0.2.1"  # a client's address, and where the first balancer listens: a client there has it as its own
 SINK = ("127.0.0.1", hops.SINK_PORT)
+CONGESTION = "/proc/sys/net/ipv4/tcp_congestion_control"
 SINK_OUTSIDE = (POD, hops.SINK_PORT)  # for the way with nothing in between
 
 
@@ -76,12 +77,14 @@ class Ground:
         return ".".join(map(str, trees.version("haproxy")))
 
     def _furnish(self) -> None:
-        self._sink, self._load = (_compile(name, self.lab.folder) for name in ("sink", "load"))
+        self._sink, self._load = (compiled(name, self.lab.folder) for name in ("sink", "load"))
+        for host in ("outside", "pod"):  # no pacing; every kernel lets a namespace have it
+            self.lab.run(Program(argv=["sh", "-c", f"echo reno > {CONGESTION}"], host=host))
         # Else a client's own address towards an address of that network would be the network's first.
         self.lab.run(ip("address", "add", f"{CLIENT}/32", "dev", "lo"))
         argv = [str(self._sink), CLIENT, *(f"{host}:{port}" for host, port in (SINK, SINK_OUTSIDE))]
         sink = self.lab.start(Program(argv=argv), "sink")
-        sink.log.wait_for("listening")
+        sink.log.wait_for(r"^listening on \d+ \d+$")
 
     def ways(self) -> tuple[Way, ...]:
         """nothing, HAProxy, Postern: in the order in which each round takes them."""
@@ -109,7 +112,8 @@ class Ground:
         return self.load("-p", CLIENT, "-b", BALANCER, *arguments)
 
 
-def _compile(name: str, folder: Path) -> Path:
+def compiled(name: str, folder: Path) -> Path:
+    """The program made of bench/c/NAME.c. Raises NoCompilerError."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise NoCompilerError("the bench compiles its mail sink and its client: apt-get install gcc libc6-dev")

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from lab import trees
-from lab.namespaces import BALANCER, POD
+from lab.namespaces import BALANCER
 from lab.program import Program
 from lab.servers.sidecar import SOURCES, manifest
 
@@ -120,7 +120,6 @@ def postern(lab: Namespaces, address: Address, core: int, rules: Sequence[dict[s
 def _policy(address: Address, rules: Sequence[dict[str, str]]) -> dict[str, Any]:
     listener = {
         "name": "smtp",
-        "address": POD,
         "port": address[1],
         "backend": {"port": SINK_PORT, "handover": "ProxyV2"},
         "proxyProtocol": {"requiredFrom": [f"{BALANCER}/32"]},

@@ -22,7 +22,7 @@ from lab.trees import TreeMissingError
 
 from . import measure, report
 from .ground import Ground, NoCompilerError
-from .machine import Cores, share
+from .machine import Cores, share, take_priority
 from .results import Results, Round, Run
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(sizes: measure.Sizes, rounds: int, cores: Cores) -> Results:
+    take_priority()
     os.sched_setaffinity(0, cores.rest)  # and so everything that this process starts, but for what is measured
     with Ground(cores) as ground:
         run = Run(os.uname().release, len(cores.everything), _versions(ground), time.strftime("%Y-%m-%d"))

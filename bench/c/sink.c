@@ -4,7 +4,7 @@
  *
  * Every connection must open with a PROXY v2 header (section 2.2 of the specification) that names the IPv4 address
  * CLIENT as its source; any other is closed without a word. So a hop that loses the client fails the run.
- * Prints "listening" when it does. Its clients wait for each reply; what is sent behind one's final dot is not seen.
+ * Prints "listening on PORT..." when it does. Its clients wait for each reply; what is sent behind one's final dot is not seen.
  */
 #include "wire.h"
 
@@ -149,6 +149,7 @@ int main(int argc, char **argv)
         return 2;
     }
     begin();
+    printf("listening on");
     for (int i = 2; i < argc; i++) {
         struct session *listener = calloc(1, sizeof *listener);
         struct sockaddr_in address = endpoint(argv[i]);
@@ -157,10 +158,13 @@ int main(int argc, char **argv)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes); /* accepted sockets inherit it */
         if (listener == NULL || bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, 4096) != 0)
             fatal(argv[i]);
+        socklen_t length = sizeof address;
+        getsockname(fd, (struct sockaddr *)&address, &length); /* port 0 took a free one */
+        printf(" %d", ntohs(address.sin_port));
         listener->fd = -fd;
         watch(EPOLL_CTL_ADD, fd, EPOLLIN, listener);
     }
-    puts("listening");
+    puts("");
     fflush(stdout);
     for (;;) {
         struct epoll_event events[256];
