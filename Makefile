@@ -35,7 +35,7 @@ test: servers ## every test, against real HAProxy, nginx, Postfix, Exim, Dovecot
 	$(PYTEST) $(COVERAGE) $(ARGS)
 
 test-unit: venv ## the tests that need no root and no Debian packages, in under 30 seconds
-	$(PYTEST) -m 'not real' --ignore=tests/sidecar/real $(ARGS)
+	$(PYTEST) tests/sidecar/unit tests/test_project.py $(ARGS)
 
 lint: venv ## ruff: rules and format
 	$(BIN)/ruff check .

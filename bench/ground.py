@@ -88,11 +88,11 @@ class Ground:
 
     def ways(self) -> tuple[Way, ...]:
         """nothing, HAProxy, Postern: in the order in which each round takes them."""
-        haproxy, postern = (POD, 2601), (POD, 2602)
+        haproxy, postern = (POD, 601), (POD, 602)
         ways = (
-            Way("nothing", (CLIENT, 2500), SINK_OUTSIDE, None),
-            Way("HAProxy", (CLIENT, 2501), haproxy, self.haproxy(haproxy)),
-            Way("Postern", (CLIENT, 2502), postern, self.postern(postern)),
+            Way("nothing", (CLIENT, 500), SINK_OUTSIDE, None),
+            Way("HAProxy", (CLIENT, 501), haproxy, self.haproxy(haproxy)),
+            Way("Postern", (CLIENT, 502), postern, self.postern(postern)),
         )
         hops.balancer(self.lab, {way.entry: way.address for way in ways})
         return ways

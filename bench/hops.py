@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lab.namespaces import Namespaces
     from lab.program import Process
 
-SINK_PORT = 2525
+SINK_PORT = 525  # like every port of the bench below those that connections take for themselves
 DEFAULTS = """\
 global
   maxconn {sessions}
@@ -106,7 +106,7 @@ def postern(lab: Namespaces, address: Address, core: int, rules: Sequence[dict[s
         "--state-dir",
         str(folder / "state"),
         "--admin",
-        f"127.0.0.1:{address[1] + 1000}",
+        f"127.0.0.1:{address[1] + 100}",
     ]
     program = Program(
         argv=["taskset", "--cpu-list", str(core), sys.executable, "-m", "postern_sidecar", *run],

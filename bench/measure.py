@@ -75,7 +75,7 @@ def latency(ground: Ground, way: Way, sizes: Sizes) -> Latency:
 
 def memory(ground: Ground, sizes: Sizes) -> Mapping[str, Memory]:
     """Each freshly started, after a few sessions; then with all the idle ones."""
-    haproxy, postern, ruled = (POD, 2701), (POD, 2702), (POD, 2703)
+    haproxy, postern, ruled = (POD, 701), (POD, 702), (POD, 703)
     with_rules = ground.postern(ruled, rules=RULES)
     _a_few(ground, ruled)
     rules = gauges.resident(with_rules)

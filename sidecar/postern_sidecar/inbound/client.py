@@ -31,11 +31,6 @@ class Client:
     host_name: HostName | None = None  # None: not asked
 
     @property
-    def proxied(self) -> bool:
-        """A header gave the identity: `proxy_host_address` is set (the 2014 text's test for success)."""
-        return self.header is not None and not self.proxy_failed and self.target is not None
-
-    @property
     def verified_name(self) -> str:
         """`sender_host_name`: the confirmed name, or ""."""
         return (self.host_name.name or "") if self.host_name is not None else ""

@@ -118,7 +118,7 @@ class Life:
                 if reader.untouched:
                     return Ended(Outcome.EMPTY)
                 return (yield from self._proxy_failed("incomplete", "closed inside the header"))
-            elif event is Happened.TIMED_OUT:
+            else:  # TIMED_OUT: nothing else has begun yet
                 return (yield from self._proxy_failed("timeout", "no whole header in time"))
 
     def _take_header(self, header: Header) -> Step:
@@ -321,16 +321,12 @@ class Life:
             yield SendBackend(command)
 
     def _talked(self, result: Handed | Denied | Verdict) -> Generator[Command, Any, End]:
-        match result:
-            case Handed():
-                return (yield from self._splice(b"", result.banner, guarded=result.guarded))
-            case Denied():
-                reply = self.listener.speech.deferral("4.3.5", "mail server configuration error")
-                return (
-                    yield from self._refuse(Outcome.BACKEND_FAILED, "handover_refused", reply, detail=result.advice)
-                )
-            case Verdict():
-                return (yield from self._refuse(Outcome.REFUSED, "backend_verdict", bytes(result.reply)))
+        if isinstance(result, Handed):
+            return (yield from self._splice(b"", result.banner, guarded=result.guarded))
+        if isinstance(result, Verdict):
+            return (yield from self._refuse(Outcome.REFUSED, "backend_verdict", bytes(result.reply)))
+        reply = self.listener.speech.deferral("4.3.5", "mail server configuration error")
+        return (yield from self._refuse(Outcome.BACKEND_FAILED, "handover_refused", reply, detail=result.advice))
 
     def _splice(self, to_backend: bytes, to_client: bytes, *, guarded: bool = False) -> Generator[Command, Any, End]:
         ended = yield from self._judge_early()

@@ -50,9 +50,7 @@ class Speech:
                 return reply_line("BYE", f'"{text.replace(chr(92), "/").replace(chr(34), chr(39))}"')
 
     def greeting(self) -> bytes:
-        """The banner of a session that the sidecar answers itself: a probe, or Refuse503."""
-        if self.silent:
-            return b""
+        """The banner of a session that the sidecar answers itself: a probe, or Refuse503. Never where it is silent."""
         match self.protocol:
             case Protocol.SMTP:
                 return reply_line("220", f"{self.hostname} ESMTP")

@@ -364,6 +364,9 @@ def test_an_early_talker_is_refused_before_the_backend_is_troubled() -> None:
         SendClient(b"503 5.5.1 this session is refused\r\n"),
     ]
     assert play.logged == [("refused", "early_talker")]
+    play(ClientSent(b"QUIT\r\n"))
+    play(Happened.CLIENT_CLOSED)
+    assert play.end == Ended(Outcome.REFUSED, "early_talker")
 
 
 @pytest.mark.parametrize("before_connected", [True, False])
@@ -376,6 +379,9 @@ def test_an_early_talker_is_judged_when_the_banner_is_due(before_connected: bool
     if not before_connected:
         play(ClientSent(b"EHLO x\r\n"))
     assert SendClient(b"554 5.5.0 SMTP synchronization error\r\n") in play(BackendSent(BANNER))
+    play(Happened.TIMED_OUT)
+    play(Happened.TIMED_OUT)
+    assert play.end == Ended(Outcome.REFUSED, "early_talker")
 
 
 def test_a_second_header_is_an_early_talker() -> None:
@@ -635,6 +641,8 @@ def test_a_server_that_talks_no_smtp() -> None:
 def test_a_server_that_closes_during_the_talk() -> None:
     play = talking(Playbook(listener(handover="XCLIENT")))
     assert play(Happened.BACKEND_CLOSED) == refused(NOT_NOW)
+    play(Happened.CLIENT_CLOSED)
+    assert play.end == Ended(Outcome.BACKEND_FAILED, "backend_closed")
 
 
 def test_an_early_talker_during_the_talk() -> None:
@@ -678,3 +686,17 @@ def test_the_hand_over_registry_is_whole() -> None:
     assert set(HANDOVERS) == set(HandoverKind)
     with pytest.raises(NotImplementedError):
         Handover(listener().inbound, "x").talk(Playbook(listener()).client)
+
+
+def test_what_a_header_carried_beside_addresses_is_logged() -> None:
+    authority = b"\x02\x00\x0bexample.org"
+    block = SENDER.address.packed + TARGET.address.packed + b"\x9d\x13\x00\x19" + authority
+    play = Playbook(listener(rules=[rule("true", "Log", "x")]))
+    play(ClientSent(SIGNATURE_V2 + b"\x21\x11" + len(block).to_bytes(2, "big") + block))
+    assert play.records[0]["proxy_authority"] == "example.org"
+
+
+def test_on_pop3_a_refusal_is_permanent_and_a_deferral_is_not() -> None:
+    speech = listener("POP3").speech
+    assert speech.refusal("5.7.1", "no").startswith(b"-ERR [SYS/PERM] no")
+    assert speech.deferral("4.3.2", "wait").startswith(b"-ERR [SYS/TEMP] mail.example.net wait")
