@@ -77,8 +77,9 @@ def _events(text: str) -> Iterator[Any]:
         line = text.count("\n", 0, problem.position) + 1
         message = f"has a character that YAML forbids, U+{problem.character:04X}"
         raise Unparsable(line, message, "take it out, or write it as an escape in double quotes") from None
-    except (ValueError, OverflowError, AssertionError) as problem:  # its own, for \UFFFFFFFF and %YAML 1.9
-        raise Unparsable(0, f"is not YAML: {problem}", "take out what YAML 1.2 does not have") from None
+    except (ValueError, OverflowError, AssertionError):  # ruamel's own slips, for \UFFFFFFFF and %YAML 1.9
+        message = "is not YAML 1.2: an escape beyond U+10FFFF, or a %YAML directive of another version"
+        raise Unparsable(0, message, "take it out") from None
 
 
 class _Composer:

@@ -280,9 +280,9 @@ class Life:
                 yield Do.STOP_TIMER
                 return None
             if isinstance(event, ConnectFailed):
-                return (yield from self._backend_failed(event.reason))
+                return (yield from self._backend_failed(event.reason, handover.advice(event.reason)))
             if event is Happened.TIMED_OUT:
-                return (yield from self._backend_failed("backend_timeout"))
+                return (yield from self._backend_failed("backend_timeout", handover.advice("backend_timeout")))
             if self._gone:
                 return Ended(Outcome.CLIENT_GONE)
 
@@ -375,11 +375,11 @@ class Life:
             yield from answering.linger()
         return Ended(outcome, reason)
 
-    def _backend_failed(self, reason: str) -> Ending:
+    def _backend_failed(self, reason: str, detail: str = "") -> Ending:
         if self.client_closed:
             return Ended(Outcome.CLIENT_GONE)
         reply = self.listener.speech.deferral("4.3.2", NOT_NOW)
-        return (yield from self._refuse(Outcome.BACKEND_FAILED, reason, reply))
+        return (yield from self._refuse(Outcome.BACKEND_FAILED, reason, reply, detail=detail))
 
     def _refused(self, event: str, reason: str, reply: bytes, detail: str) -> Log:
         said = reply.rstrip(b"\r\n").decode("ascii", "replace")

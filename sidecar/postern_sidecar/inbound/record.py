@@ -39,6 +39,6 @@ def session_record(
     if client.header is not None:
         known["header_version"] = client.header.version
         if client.header.tlvs:
-            known |= tlv.variables(client.header)
+            known |= tlv.named(client.header)
     known |= fields
     return Record(event, session, known)

@@ -5,8 +5,9 @@ The header has been accepted already, so nothing here refuses it: a value that i
 A custom type that is not what its cloud documents is somebody else's: it stays among the unknown ones.
 Whether a TLV may be believed is not known here; it is as true as the load balancer that wrote it. Raises nothing.
 
-`variables` gives all of it under the names that rules and JSON logs use (design: Exim's vocabulary, "the other TLVs as
-proxy_tlv_*"), as printable and bounded text.
+`named` gives all of it under the names that rules and JSON logs use (design: Exim's vocabulary, "the other TLVs as
+proxy_tlv_*"), text as the octets that were sent: for the log, which escapes and bounds by its own rule. `variables` is
+the same as printable and bounded text, for rules and what they say.
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ def _authority(value: bytes) -> bytes | None:
     return value if len(value) <= _MAX_AUTHORITY else None
 
 
-def variables(header: Header) -> dict[str, str | int | bool]:
-    """The variables that the header's TLVs set, by name; those without a value are left out."""
+def named(header: Header) -> dict[str, str | int | bool | bytes]:
+    """What the header's TLVs say, by name; names without a value are left out. Octets are as sent."""
     tlvs = read(header)
     values: dict[str, str | int | bool | bytes | None] = {
         "proxy_authority": tlvs.authority,
@@ -125,11 +126,12 @@ def variables(header: Header) -> dict[str, str | int | bool]:
     for kind, octets in tlvs.other:
         name = f"proxy_tlv_0x{kind:02x}"
         unknown[name] = (f"{unknown[name]},{octets.hex()}" if name in unknown else octets.hex())[:MAX_VALUE]
-    return unknown | {
-        name: _printable(value) if isinstance(value, bytes) else value
-        for name, value in values.items()
-        if value is not None
-    }
+    return unknown | {name: value for name, value in values.items() if value is not None}
+
+
+def variables(header: Header) -> dict[str, str | int | bool]:
+    """`named`, each text printable ASCII of at most `MAX_VALUE` characters."""
+    return {name: _printable(value) if isinstance(value, bytes) else value for name, value in named(header).items()}
 
 
 def _printable(value: bytes) -> str:

@@ -64,6 +64,11 @@ class Handover:
         del client
         return None
 
+    def advice(self, reason: str) -> str:
+        """What to do about a connection that could not be made, for the log; "" where `reason` says it all."""
+        del reason
+        return ""
+
     def preamble(self, client: Client) -> bytes:
         """What the server reads before anything else, in one write."""
         del client

@@ -16,11 +16,25 @@ if TYPE_CHECKING:
     from postern_sidecar.inbound.client import Client
 
 
+_ADVICE = {
+    "no_permission": (
+        "handover Transparent needs the capability NET_RAW: run as uid 0 with it, or take another hand-over"
+    ),
+    "backend_timeout": "no answer found its way back: are the routing rules of Transparent set (docs/backends.md)?",
+    "backend_refused": (
+        "clients of one family reach backend.address, of the other backend.address6: does the server listen there?"
+    ),
+}
+
+
 class Transparent(Handover):
     def backend(self, client: Client) -> Endpoint:
         backend = self.inbound.backend
         of_family = backend.address if client.sender.address.version == 4 else backend.address6
         return Endpoint(of_family.address, backend.port)
+
+    def advice(self, reason: str) -> str:
+        return _ADVICE.get(reason, "")
 
     def source(self, client: Client) -> Endpoint | None:
         return client.sender
