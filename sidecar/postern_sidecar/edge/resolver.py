@@ -78,7 +78,10 @@ class ReverseResolver:
             import dns.asyncresolver
             import dns.resolver
 
+            from .nameserver import RefusableNameserver
+
             self._resolver = dns.asyncresolver.Resolver()
+            self._resolver.nameservers = [RefusableNameserver(str(each)) for each in self._resolver.nameservers]
             self._resolver.cache = dns.resolver.LRUCache(CACHED)
             self._resolver.lifetime = PATIENCE
         return self._resolver

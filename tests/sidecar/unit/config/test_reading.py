@@ -152,16 +152,20 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
         "escape.yaml",
         'a: "\\UFFFFFFFF"',
         [
-            "escape.yaml: is not YAML 1.2: an escape beyond U+10FFFF, or a %YAML directive of another version; "
-            "take it out"
+            (
+                "escape.yaml: is not YAML 1.2: an escape beyond U+10FFFF, or a %YAML directive of another version; "
+                "take it out"
+            )
         ],
     ),
     (
         "version.yaml",
         "%YAML 1.9\n---\na: 1\n",
         [
-            "version.yaml: is not YAML 1.2: an escape beyond U+10FFFF, or a %YAML directive of another version; "
-            "take it out"
+            (
+                "version.yaml: is not YAML 1.2: an escape beyond U+10FFFF, or a %YAML directive of another version; "
+                "take it out"
+            )
         ],
     ),
     ("list.yaml", "- 1\n", ["list.yaml:1: is a list; write a mapping with apiVersion, kind, metadata, spec"]),
