@@ -80,10 +80,14 @@ class ReverseResolver:
 
             from .nameserver import RefusableNameserver
 
-            self._resolver = dns.asyncresolver.Resolver()
-            self._resolver.nameservers = [RefusableNameserver(str(each)) for each in self._resolver.nameservers]
-            self._resolver.cache = dns.resolver.LRUCache(CACHED)
-            self._resolver.lifetime = PATIENCE
+            resolver = dns.asyncresolver.Resolver()
+            resolver.nameservers = [
+                RefusableNameserver(address, resolver.nameserver_ports.get(address, resolver.port))
+                for address in map(str, resolver.nameservers)
+            ]
+            resolver.cache = dns.resolver.LRUCache(CACHED)
+            resolver.lifetime = PATIENCE
+            self._resolver = resolver
         return self._resolver
 
 

@@ -1,4 +1,4 @@
-"""Servers that other processes talk to run on both event loops: uvloop, which the sidecar has, and asyncio's own."""
+"""What talks to other processes runs on both event loops: uvloop, which the sidecar has, and asyncio's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-_BOTH = ("test_admin.py", "test_control.py")
+_BOTH = ("test_admin.py", "test_control.py", "test_resolver.py")
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
