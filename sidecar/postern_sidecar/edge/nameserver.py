@@ -10,15 +10,14 @@ Imported with the first question, since it imports dnspython.
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dns.asyncquery
 import dns.inet
 import dns.nameserver
 
 if TYPE_CHECKING:
-    import dns.asyncbackend
-    import dns.message
+    from dns.message import Message
 
 
 class RefusableNameserver(dns.nameserver.Do53Nameserver):
@@ -29,10 +28,10 @@ class RefusableNameserver(dns.nameserver.Do53Nameserver):
         source: str | None,
         source_port: int,
         max_size: bool,
-        backend: dns.asyncbackend.Backend,
+        backend: Any,  # dnspython says nothing of its type
         one_rr_per_rrset: bool = False,
         ignore_trailing: bool = False,
-    ) -> dns.message.Message:
+    ) -> Message:
         """Raises OSError where the server refuses, and what dnspython's own raises."""
         if max_size:  # over TCP a refusal is heard anyway
             return await super().async_query(

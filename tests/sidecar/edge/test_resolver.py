@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, cast
@@ -23,7 +24,7 @@ from postern_sidecar.edge.resolver import ReverseResolver
 from postern_sidecar.names import HostName, NameStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
 CLIENT = "192.0.2.4"
 CLIENT6 = "2001:db8::4"
@@ -32,7 +33,7 @@ POINTER6 = dns.reversename.from_address(CLIENT6).to_text()
 LABEL = "x" * 50
 
 SILENT = "no answer at all"
-Table = "Mapping[tuple[str, str], Sequence[str] | dns.rcode.Rcode | str]"
+Table = Mapping[tuple[str, str], "Sequence[str] | dns.rcode.Rcode | str"]
 """(name, type) -> the records, or the code of a failure, or SILENT. What is not there is NXDOMAIN."""
 
 
