@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from postern_sidecar.config.model import Policy
     from postern_sidecar.config.options import Options
 
-SWEEP = 1.0  # seconds between looks at what is overdue
+SWEEP = 0.2  # seconds between looks at what is overdue among sessions that are not handed over yet
+SWEEPS_OF_SPLICES = 5  # every so many looks, also among those that are
 SOURCE_FILE = "file"
 SOURCE_LAST = "lastAccepted"
 _REFUSED = (config.InvalidPolicy, config.Unreadable)
@@ -310,14 +311,20 @@ class Sidecar:
 
     async def _sweep(self) -> None:
         """End what is overdue, and, when a drain's grace is over, the rest in its order."""
-        while True:
+        for turn in itertools.count():
             await asyncio.sleep(SWEEP)
             now = self.loop.time()
-            self.retired = [port for port in self.retired if port.open]
             for port in self._all_ports():
-                port.sweep(now)
-                if self.draining_since is not None and now >= self.draining_since + self.options.grace:
-                    port.press(now, self.draining_since + self.options.grace)
+                port.sweep_sessions(now)
+            if turn % SWEEPS_OF_SPLICES == 0:
+                self._sweep_splices(now)
+
+    def _sweep_splices(self, now: float) -> None:
+        self.retired = [port for port in self.retired if port.open]
+        for port in self._all_ports():
+            port.sweep_splices(now)
+            if self.draining_since is not None and now >= self.draining_since + self.options.grace:
+                port.press(now, self.draining_since + self.options.grace)
 
     def _pause_accepting(self) -> None:
         self.event("descriptors", message="out of file descriptors for sessions: accepting pauses; raise ulimit -n")

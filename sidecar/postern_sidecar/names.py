@@ -7,6 +7,7 @@ Addresses are `ipaddress` objects, always unmapped: an IPv4 client of a dual-sta
 from __future__ import annotations
 
 import enum
+import functools
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
@@ -32,9 +33,15 @@ def unmapped(address: Address) -> Address:
     return address
 
 
+@functools.lru_cache(maxsize=4096)
+def _address(text: str) -> Address:
+    """Load balancers and our own addresses come again and again, and parsing one takes longer than a log line."""
+    return unmapped(ip_address(text))
+
+
 def endpoint(name: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
     """The endpoint that a socket's own name (`getpeername`, `getsockname`) stands for. Raises ValueError."""
-    return Endpoint(unmapped(ip_address(name[0])), name[1])
+    return Endpoint(_address(name[0]), name[1])
 
 
 class NameStatus(enum.Enum):

@@ -10,7 +10,7 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from postern_sidecar.inbound.events import CountRule, Ended, Outcome
+from postern_sidecar.inbound.events import CountRule, Ended, Happened, Outcome
 from postern_sidecar.inbound.limits import Limiter, LimitHit
 from postern_sidecar.inbound.limits import text as limit_text
 from postern_sidecar.logline import Record
@@ -118,21 +118,23 @@ class ListeningPort:
         """A session for a new connection, or None: turned away."""
         self.open += 1
         self.shared.room.take()
-        if transport.get_extra_info("peername") is None:  # reset while it was in the queue, as HAProxy ends its checks
+        peername = transport.get_extra_info("peername")
+        if peername is None:  # reset while it was in the queue, as HAProxy ends its checks
             transport.abort()
             return None
+        peer = endpoint(peername)
         hit = self.limiter.accept()
         if hit is not None:
-            self._turn_away(transport, hit)
+            self._turn_away(transport, peer, hit)
             return None
-        session = Session(self, transport)
+        session = Session(self, transport, peer)
         if session.run is not None:
             self.sessions.add(session)
         return session
 
-    def _turn_away(self, transport: asyncio.Transport, hit: LimitHit) -> None:
+    def _turn_away(self, transport: asyncio.Transport, peer: Endpoint, hit: LimitHit) -> None:
         """Too many at once: said and logged before anything is known but the peer."""
-        peer, inbound = endpoint(transport.get_extra_info("peername")[:2]), self.listener.inbound
+        inbound = self.listener.inbound
         reply = self.listener.speech.deferral("4.7.0", limit_text(hit, peer.address))
         self.counts.outcome(Outcome.LIMITED)
         self.counts.limit(hit.kind.value)
@@ -219,7 +221,13 @@ class ListeningPort:
 
     # What time does
 
-    def sweep(self, now: float) -> None:
+    def sweep_sessions(self, now: float) -> None:
+        """Those on their way in: their waits are a few seconds."""
+        for session in [session for session in self.sessions if session.deadline <= now]:
+            session.advance(Happened.TIMED_OUT)
+
+    def sweep_splices(self, now: float) -> None:
+        """Those that are handed over: theirs are minutes, and there are thousands of them."""
         for splice in [splice for splice in self.splices if splice.overdue(now)]:
             splice.expire()
 

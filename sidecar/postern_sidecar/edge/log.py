@@ -1,6 +1,6 @@
 """The log's way out: lines to a file descriptor that the event loop never waits for (contracts section 4).
 
-Lines are kept until the end of the loop's iteration and go out together, whole and in order. O_NONBLOCK is never set:
+Lines are kept for PACE and go out together, whole and in order. O_NONBLOCK is never set:
 standard output is an open file that other processes may share, and the flag belongs to it, not to us. So a pipe, socket
 or terminal is asked with poll(2) first and given at most PIPE_BUF bytes at a time: pipe(7) promises that so much either
 fits or is not writable, and that it does not mix with what others write. A regular file takes everything at once.
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BUFFER: Final = 1 << 20
+PACE: Final = 0.005  # seconds that lines are collected for: two system calls for all of them
 _AGAIN: Final = 0.1  # seconds, where epoll does not take the descriptor
 
 
@@ -44,11 +45,13 @@ class LogWriter:
         loop: asyncio.AbstractEventLoop,
         notice: Callable[[int], bytes],
         on_drop: Callable[[int], None] = _ignore,
+        pace: float = PACE,
     ) -> None:
         self._fd = fd
         self._loop = loop
         self._notice = notice
         self._on_drop = on_drop
+        self._pace = pace
         self._lines: deque[bytes] = deque()
         self._size = 0
         self._lost = 0  # since the last notice
@@ -71,7 +74,7 @@ class LogWriter:
         self._size += len(line)
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_later(self._pace, self._flush)
 
     def close(self, seconds: float = 1.0) -> None:
         """Write what is left, and wait for the reader no longer than `seconds` in all."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import socket
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, cast
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 
     from .listener import ListeningPort
 
+NEVER = float("inf")
 IP_TRANSPARENT = 19
 IPV6_TRANSPARENT = 75
 
@@ -60,9 +60,6 @@ _REASONS = {
     errno.ETIMEDOUT: "backend_timeout",
 }
 
-_endpoint = functools.lru_cache(maxsize=4096)(endpoint)
-
-
 class Session:
     """Made when a connection was accepted; gone when it is spliced or closed."""
 
@@ -70,24 +67,20 @@ class Session:
         "accepted",
         "admitted",
         "backend",
-        "backend_paused",
         "client",
         "connecting",
+        "deadline",
         "handover_began",
         "life",
-        "logged_name",
         "lookup",
         "port",
         "run",
-        "splice",
         "started",
-        "timer",
         "waiting",
     )
 
-    def __init__(self, port: ListeningPort, transport: asyncio.Transport) -> None:
-        peer = _endpoint(transport.get_extra_info("peername")[:2])
-        local = _endpoint(transport.get_extra_info("sockname")[:2])
+    def __init__(self, port: ListeningPort, transport: asyncio.Transport, peer: Endpoint) -> None:
+        local = endpoint(transport.get_extra_info("sockname"))
         self.port = port
         self.client = transport
         self.backend: asyncio.Transport | None = None
@@ -95,10 +88,9 @@ class Session:
         self.started = port.clock()
         self.handover_began = self.started
         self.admitted: Address | None = None
-        self.timer: asyncio.TimerHandle | None = None
+        self.deadline = NEVER  # looked at by the port's sweep: a timer of the loop's own costs ten times as much
         self.connecting: asyncio.Task[None] | None = None
         self.lookup: asyncio.Task[None] | None = None
-        self.splice: Splice | None = None
         self.waiting: Log | None = None  # a connect line that waits for the client's name
         self.run: Generator[Command, Any, End] | None = self.life.run()
         self.advance(None)
@@ -130,8 +122,7 @@ class Session:
                 if self.backend is not None and not self.backend.is_closing():
                     self.backend.write(data)
             case StartTimer(seconds):
-                self._stop_timer()
-                self.timer = self.port.loop.call_later(seconds, self.advance, Happened.TIMED_OUT)
+                self.deadline = self.port.clock() + seconds
             case Connect():
                 self.handover_began = self.port.clock()
                 self.connecting = self.port.loop.create_task(self._connect(command))
@@ -152,7 +143,7 @@ class Session:
     def _do(self, command: Command) -> object:
         match command:
             case Do.STOP_TIMER:
-                self._stop_timer()
+                self.deadline = NEVER
             case Do.PAUSE_CLIENT:
                 self.client.pause_reading()
             case Do.SHUT_CLIENT:
@@ -194,7 +185,6 @@ class Session:
     # How it ends
 
     def _end(self, end: End) -> None:
-        self._stop_timer()
         if isinstance(end, Ended):
             self._close(end)
             return
@@ -210,7 +200,7 @@ class Session:
         )
         splice.client = ClientHalf(splice, self.client, backend)
         splice.backend = BackendHalf(splice, backend, self.client)
-        self.splice = splice
+        self.connecting = None
         self.client.set_protocol(splice.client)
         backend.set_protocol(splice.backend)
         port.spliced(self, splice, port.clock() - self.handover_began)
@@ -267,7 +257,6 @@ class Session:
 
     def _close(self, end: Ended) -> None:
         """A session that never was spliced."""
-        self._stop_timer()
         self._close_backend()
         if self.lookup is not None:
             self.lookup.cancel()
@@ -294,11 +283,6 @@ class Session:
         if self.backend is not None:
             self.backend.close()
             self.backend = None
-
-    def _stop_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
 
 
 class ClientSide(asyncio.Protocol):

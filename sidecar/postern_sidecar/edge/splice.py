@@ -110,6 +110,7 @@ class Splice:
         self.open -= 1
         if self.open == 0:
             self.on_end(self)
+            del self.client, self.backend  # no cycle is left for the collector
             return
         if self.deadline is None and not other.is_closing():  # else it is still reading its last word
             other.close()
