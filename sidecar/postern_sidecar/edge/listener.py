@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 PROBES_AT_ONCE = 100
 TURNED_AWAY_LINGER = 1.0  # seconds; one that came over limits.connections gets to read why
 TURNED_AWAY_AT_ONCE = 256
+_PROBED = {  # what a probe heard that was to be forwarded and was not; others carry it as their reason
+    Outcome.CLIENT_GONE: "closed",
+    Outcome.BACKEND_FAILED: "down",
+    Outcome.REFUSED: "down",
+    Outcome.DEFERRED: "down",
+}
 
 
 @dataclass(slots=True)
@@ -201,8 +207,8 @@ class ListeningPort:
         """A session ended before the splice; its socket follows (`left`)."""
         self.sessions.discard(session)
         self._release(session)
-        if end.outcome is Outcome.PROBE:
-            self.counts.probe(end.reason)
+        if session.life.probe:
+            self.counts.probe(_PROBED.get(end.outcome) or end.reason)
             return
         self.counts.outcome(end.outcome)
         if end.outcome is Outcome.PROXY_FAILED:

@@ -60,6 +60,7 @@ _REASONS = {
     errno.ETIMEDOUT: "backend_timeout",
 }
 
+
 class Session:
     """Made when a connection was accepted; gone when it is spliced or closed."""
 
@@ -220,8 +221,13 @@ class Session:
         if end.client_closed:
             splice.client.eof_received()
 
+    @property
+    def _silent(self) -> bool:
+        """A probe, and nobody wants to read of them."""
+        return self.life.probe and not self.life.listener.log_probes
+
     def _log_connect(self) -> None:
-        if self.life.probe and not self.life.listener.log_probes:
+        if self._silent:
             return
         line = self._record("connect")
         if self.lookup is not None:
@@ -244,7 +250,7 @@ class Session:
         if self.lookup is not None:
             self.lookup.cancel()
         self.port.ended(self, splice)
-        if self.life.probe and not self.life.listener.log_probes:
+        if self._silent:
             return
         self._log_closed(splice.client.octets, splice.backend.octets, splice.reason)
 
@@ -261,7 +267,7 @@ class Session:
         if self.lookup is not None:
             self.lookup.cancel()
         self.client.close()
-        if end.outcome is Outcome.CLIENT_GONE:
+        if end.outcome is Outcome.CLIENT_GONE and not self._silent:
             self._log_closed(0, 0, "client_gone")
         self.port.closed(self, end)
 
@@ -343,6 +349,15 @@ class BackendSide(asyncio.Protocol):
 
 async def _transparent(loop: asyncio.AbstractEventLoop, source: Endpoint, to: Endpoint) -> socket.socket:
     """A connected socket whose own address is the client's. Raises OSError: EPERM without NET_RAW."""
+    try:
+        return await _connected_from(loop, source, source.port, to)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+            raise
+    return await _connected_from(loop, source, 0, to)  # the port is the lesser part of an identity
+
+
+async def _connected_from(loop: asyncio.AbstractEventLoop, source: Endpoint, port: int, to: Endpoint) -> socket.socket:
     ipv6 = isinstance(source.address, IPv6Address)
     sock = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -351,12 +366,7 @@ async def _transparent(loop: asyncio.AbstractEventLoop, source: Endpoint, to: En
         else:
             sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((str(source.address), source.port))
-        except OSError as error:
-            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise
-            sock.bind((str(source.address), 0))  # the port is the lesser part of an identity
+        sock.bind((str(source.address), port))
         await loop.sock_connect(sock, (str(to.address), to.port))
     except BaseException:
         sock.close()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 CERTIFICATE = "/etc/ssl/mail.crt"
 KEY = "/etc/ssl/mail.key"
+BOTH = "/etc/ssl/mail.pem"  # as HAProxy wants them
 
 POSTFIX = f"smtpd_tls_security_level = may\nsmtpd_tls_cert_file = {CERTIFICATE}\nsmtpd_tls_key_file = {KEY}\n"
 
@@ -32,4 +33,5 @@ def files(lab: Namespaces) -> dict[str, str]:
             if block is None:
                 raise RuntimeError(f"openssl made no {kind.lower()}:\n{output}")
             _made[place] = block[0] + "\n"
+        _made[BOTH] = _made[CERTIFICATE] + _made[KEY]
     return _made

@@ -48,6 +48,8 @@ class Forward:
     send: Literal["v1", "v2"] | None = "v2"
     check: bool = False  # HAProxy: every 100 ms, on v2 with a LOCAL header
     options: str = ""  # HAProxy: more words on the server's line, such as "proxy-v2-options crc32c,unique-id"
+    accept: str = ""  # HAProxy: more words on the bind line, such as "ssl crt /etc/ssl/mail.pem"
+    settings: str = ""  # HAProxy: more lines for this port, such as "option smtpchk"
 
 
 def _joined(address: Address) -> str:
@@ -60,7 +62,7 @@ def _source(to: Address) -> str:
     address = ip_address(to[0])
     if address.is_loopback:
         return ""
-    return f"[{BALANCER6}]" if address.version == 6 else BALANCER
+    return BALANCER6 if address.version == 6 else BALANCER
 
 
 def haproxy(lab: Namespaces, etc: Mapping[str, str], forwards: Sequence[Forward], *, host: str) -> Process:
@@ -71,8 +73,8 @@ def haproxy(lab: Namespaces, etc: Mapping[str, str], forwards: Sequence[Forward]
             options += " check inter 100ms" + (" check-send-proxy" if forward.send else "")
         options += f" {forward.options}"
         if source := _source(forward.to):
-            options += f" source {source}"
-        config += f"listen port{number}\n  bind {_joined(forward.bind)}\n"
+            options += f" source {_joined((source, 0))}"
+        config += f"listen port{number}\n  bind {_joined(forward.bind)} {forward.accept}\n{forward.settings}\n"
         config += f"  server backend {_joined(forward.to)}{options}\n"
     program = Program(
         argv=["haproxy", "-db", "-f", "/etc/haproxy/haproxy.cfg"],
@@ -86,7 +88,7 @@ def haproxy(lab: Namespaces, etc: Mapping[str, str], forwards: Sequence[Forward]
 def nginx(lab: Namespaces, etc: Mapping[str, str], forwards: Sequence[Forward], *, host: str) -> Process:
     config = NGINX
     for forward in forwards:
-        if forward.send == "v2" or forward.check or forward.options:
+        if forward.send == "v2" or forward.check or forward.options or forward.accept or forward.settings:
             raise ValueError("nginx's stream module sends version 1 and makes no checks")
         config += f"  server {{ listen {_joined(forward.bind)}; proxy_pass {_joined(forward.to)};"
         config += " proxy_protocol on;" if forward.send else ""
