@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (NotRootError, TreeMissingError, NoCompilerError) as problem:
         print(f"bench: {problem}", file=sys.stderr)
         return 2
+    except AssertionError as failure:  # the laboratory's and the measurements' own: what went wrong, with the log
+        print(f"\nbench: {failure}", file=sys.stderr)
+        return 1
     print(report.text(results))
     if options.json is not None:
         options.json.write_text(json.dumps(report.data(results), indent=1) + "\n")
