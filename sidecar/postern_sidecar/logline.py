@@ -234,7 +234,7 @@ _ITEMS: dict[str, Item] = _PROXY_ITEMS | {
 }
 _SHAPES = {
     "connect": ("H", "I", "TGT", "PRX", "V", "HO"),
-    "closed": ("H", "PRX", "in", "out", "D", "R"),
+    "closed": ("H", "PRX", "in", "out", "D", "R", "detail"),
     "refused": ("H", "PRX", "R", "C", "detail"),
     "proxy_failed": ("H", "I", "PRX", "R", "C", "detail"),
     "warning": ("H", "Warning"),

@@ -252,13 +252,14 @@ class Session:
         self.port.ended(self, splice)
         if self._silent:
             return
-        self._log_closed(splice.client.octets, splice.backend.octets, splice.reason)
+        self._log_closed(splice.client.octets, splice.backend.octets, splice.reason, splice.detail)
 
-    def _log_closed(self, octets_in: int, octets_out: int, reason: str) -> None:
+    def _log_closed(self, octets_in: int, octets_out: int, reason: str, detail: str = "") -> None:
         fields: dict[str, object] = {"bytes_in": octets_in, "bytes_out": octets_out}
         fields["duration"] = self.port.clock() - self.started
         if reason:
             fields["reason"] = reason
+            fields["detail"] = detail
         self.port.log(self._record("closed", **fields).record)
 
     def _close(self, end: Ended) -> None:
@@ -333,6 +334,8 @@ class BackendSide(asyncio.Protocol):
             transport.close()
             return
         session.backend = cast("asyncio.Transport", transport)
+        # The accepted side has it from the listening socket.
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         session.advance(Happened.CONNECTED)
 
     def data_received(self, data: bytes) -> None:

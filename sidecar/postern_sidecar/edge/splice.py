@@ -28,6 +28,7 @@ class Splice:
         "client",
         "clock",
         "deadline",
+        "detail",
         "filter",
         "half_closed",
         "head",
@@ -60,6 +61,7 @@ class Splice:
         self.head = b""  # how the server's last words began
         self.server_last = True
         self.reason = ""  # why the sidecar ended the session, where it did
+        self.detail = ""
         self.on_end = on_end
         self.open = 2
         self.client: ClientHalf
@@ -122,6 +124,7 @@ class Splice:
         if passed.to_backend and not backend.is_closing():
             backend.write(passed.to_backend)
         if passed.end:
+            self.detail = passed.detail
             self.dismiss(passed.to_client, passed.end)
             return
         if passed.to_client and not client.is_closing():

@@ -20,6 +20,7 @@ class Passed:
     to_backend: bytes = b""
     to_client: bytes = b""
     end: str = ""
+    detail: str = ""  # more about `end`, for the log
     done: bool = False
     hold: bool = False  # enough is held back: read no more of the client for now
     shut: bool = False  # the client has closed its side, and nothing of it is held back any more
@@ -50,17 +51,18 @@ class SignatureWatch:
     The header would not be believed anyway: the hand-over has sent its own. Saying so names the missing setting.
     """
 
-    __slots__ = ("_held", "_refusal")
+    __slots__ = ("_detail", "_held", "_refusal")
 
-    def __init__(self, refusal: bytes) -> None:
+    def __init__(self, refusal: bytes, detail: str) -> None:
         self._held = b""
         self._refusal = refusal
+        self._detail = detail
 
     def from_client(self, data: bytes) -> Passed:
         self._held += data
         match starts_like_a_header(self._held):
             case True:
-                return Passed(to_client=self._refusal, end="header_from_untrusted_source")
+                return Passed(to_client=self._refusal, end="header_from_untrusted_source", detail=self._detail)
             case False:
                 return Passed(to_backend=self._held, done=True)
             case _:

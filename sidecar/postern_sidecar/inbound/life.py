@@ -63,6 +63,7 @@ Step = Generator[Command, Any, Ended | None]
 Ending = Generator[Command, Any, Ended]
 
 MAX_EARLY = 65536  # octets of a client that are kept before the splice; then it is read no more until then
+ENOUGH = 64  # of one that will be refused for them: to see what they are
 REFUSED_503 = "Command refused, required Proxy negotiation failed"
 NOT_NOW = "service not available, try again later"
 
@@ -116,7 +117,7 @@ class Life:
                     return (yield from self._take_header(header))
             elif event is Happened.CLIENT_CLOSED:
                 if reader.untouched:
-                    return Ended(Outcome.EMPTY)
+                    return (yield from self._end_probe(Outcome.EMPTY, ""))
                 return (yield from self._proxy_failed("incomplete", "closed inside the header"))
             else:  # TIMED_OUT: nothing else has begun yet
                 return (yield from self._proxy_failed("timeout", "no whole header in time"))
@@ -169,20 +170,26 @@ class Life:
         self.probe = True
         room = yield Do.PROBE
         if not room:
-            return Ended(Outcome.PROBE, "too_many")
+            return (yield from self._end_probe(Outcome.PROBE, "too_many"))
         if self.listener.inbound.proxy_protocol.probes is Probes.FORWARD:
             return None
         if self.listener.speech.silent:
-            return Ended(Outcome.PROBE, "closed")
+            return (yield from self._end_probe(Outcome.PROBE, "closed"))
         up = yield from self._health()
         if not up:
             yield SendClient(self.listener.speech.deferral("4.3.2", NOT_NOW))
             yield from answering.linger()
-            return Ended(Outcome.PROBE, "down")
+            return (yield from self._end_probe(Outcome.PROBE, "down"))
         yield SendClient(self.listener.speech.greeting())
         yield from answering.converse(answering.probed(self.listener.speech), answering.PROBE, self.early)
         yield from answering.linger()
-        return Ended(Outcome.PROBE, "up")
+        return (yield from self._end_probe(Outcome.PROBE, "up"))
+
+    def _end_probe(self, outcome: Outcome, result: str) -> Ending:
+        """A health check is over; `+probes` logs it."""
+        if self.listener.log_probes:
+            yield self._log("probe", result=result or outcome.value)
+        return Ended(outcome, result)
 
     def _health(self) -> Generator[Command, Any, bool]:
         yield Do.ASK_HEALTH
@@ -244,9 +251,8 @@ class Life:
             return None
         speech = self.listener.speech
         if not self.client.proxy_session and self.early and starts_like_a_header(self.early):
-            detail = f"{self.client.peer.address} sent a PROXY header; is it missing in proxyProtocol.requiredFrom?"
-            reply = speech.deferral("4.3.2", NOT_NOW)
-            return (yield from self._refuse(Outcome.DEFERRED, "header_from_untrusted_source", reply, detail=detail))
+            reply, reason = speech.deferral("4.3.2", NOT_NOW), "header_from_untrusted_source"
+            return (yield from self._refuse(Outcome.DEFERRED, reason, reply, detail=self._untrusted))
         if self.early and not self.listener.forward_early:
             reply = speech.refusal("5.5.0", "SMTP synchronization error")
             return (yield from self._refuse(Outcome.REFUSED, "early_talker", reply))
@@ -337,22 +343,31 @@ class Life:
             return Spliced(to_backend, to_client, XclientGuard(), self.early, self.client_closed)
         if self.client.proxy_session:
             return Spliced(to_backend + self.early, to_client, None, b"", self.client_closed)
-        refusal = self.listener.speech.deferral("4.3.2", NOT_NOW)
-        return Spliced(to_backend, to_client, SignatureWatch(refusal), self.early, self.client_closed)
+        watch = SignatureWatch(self.listener.speech.deferral("4.3.2", NOT_NOW), self._untrusted)
+        return Spliced(to_backend, to_client, watch, self.early, self.client_closed)
 
     # What every part needs
+
+    @property
+    def _untrusted(self) -> str:
+        """What the administrator has to know of a header that nobody asked for."""
+        return f"{self.client.peer.address} sent a PROXY header; is it missing in proxyProtocol.requiredFrom?"
 
     @property
     def _gone(self) -> bool:
         """The client has left, and left nothing that is still to be delivered."""
         return self.client_closed and not (self.early and self.listener.forward_early)
 
+    @property
+    def _most_early(self) -> int:
+        return MAX_EARLY if self.listener.forward_early else ENOUGH
+
     def _wait(self) -> Generator[Command, Any, Event]:
         """The next event; what the client sends and what reverse DNS says meanwhile is kept."""
         event: Event = yield Do.WAIT
         if isinstance(event, ClientSent):
-            self.early += event.data
-            if len(self.early) > MAX_EARLY and not self.paused:
+            self.early += event.data if self.listener.forward_early else event.data[:ENOUGH]
+            if len(self.early) > self._most_early and not self.paused:
                 self.paused = True
                 yield Do.PAUSE_CLIENT
         elif isinstance(event, Named):

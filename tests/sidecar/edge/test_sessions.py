@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import socket
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +16,6 @@ from sidecar_process import STRANGER, ScriptedServer, SidecarProcess, policy, pr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SPOKEN = "220 PROXY TCP4 192.0.2.4 198.51.100.25 40211 25"
 NOT_NOW = b"421 4.3.2 mail.example.net service not available, try again later\r\n"
@@ -68,7 +69,7 @@ def test_a_header_from_a_stranger_is_not_believed_however_it_comes(sidecar: Side
         client.send(header[:cut])
         client.send(header[cut:])
         assert client.rest() == NOT_NOW
-    sidecar.log.wait_for(r"closed H=\[127\.0\.0\.9\].* R=header_from_untrusted_source$")
+    sidecar.log.wait_for(r"closed H=\[127\.0\.0\.9\].* R=header_from_untrusted_source detail=.*requiredFrom")
 
 
 def test_an_early_talker_is_refused(sidecar: SidecarProcess) -> None:
@@ -323,3 +324,15 @@ def test_the_last_word_arrives_although_the_client_talks_on(tmp_path: Path) -> N
             client.sock.shutdown(socket.SHUT_WR)
             assert client.rest() == b""
             sidecar.log.wait_for(r"closed .* R=bare_lf$")
+
+
+def test_keep_alive_on_both_sides(sidecar: SidecarProcess) -> None:
+    """proc(5): the timer of a connection with nothing in flight is 02, keep-alive."""
+    with proxied(sidecar.client()) as client:
+        client.expect(220)
+        descriptors = Path(f"/proc/{sidecar.process.pid}/fd")
+        inodes = {m[1] for fd in descriptors.iterdir() if (m := re.match(r"socket:\[(\d+)\]", str(fd.readlink())))}
+        tables = [Path(f"/proc/{sidecar.process.pid}/net/{name}").read_text("ascii") for name in ("tcp", "tcp6")]
+        lines = [line.split() for table in tables for line in table.splitlines()[1:]]
+        timers = [line[5].split(":")[0] for line in lines if line[9] in inodes and line[3] == "01"]
+    assert timers == ["02", "02"]

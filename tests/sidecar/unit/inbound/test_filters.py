@@ -28,26 +28,28 @@ def test_first_bytes(data: bytes, verdict: bool | None) -> None:
 
 
 def test_an_ordinary_client_is_watched_no_longer_than_it_takes() -> None:
-    assert SignatureWatch(REFUSAL).from_client(b"EHLO x\r\n") == Passed(to_backend=b"EHLO x\r\n", done=True)
+    assert SignatureWatch(REFUSAL, "why").from_client(b"EHLO x\r\n") == Passed(to_backend=b"EHLO x\r\n", done=True)
 
 
 def test_what_was_held_back_is_passed_on_exactly() -> None:
-    watch = SignatureWatch(REFUSAL)
+    watch = SignatureWatch(REFUSAL, "why")
     assert watch.from_client(b"P") == Passed()
     assert watch.from_client(b"ASS x\r\n") == Passed(to_backend=b"PASS x\r\n", done=True)
 
 
 def test_a_header_ends_the_session() -> None:
-    watch = SignatureWatch(REFUSAL)
+    watch = SignatureWatch(REFUSAL, "why")
     assert watch.from_client(b"PROX") == Passed()
-    assert watch.from_client(b"Y TCP4 1.2.3.4") == Passed(to_client=REFUSAL, end="header_from_untrusted_source")
+    assert watch.from_client(b"Y TCP4 1.2.3.4") == Passed(
+        to_client=REFUSAL, end="header_from_untrusted_source", detail="why"
+    )
 
 
 def test_the_server_is_not_watched() -> None:
-    assert SignatureWatch(REFUSAL).from_backend(b"PROXY ") == Passed(to_client=b"PROXY ")
+    assert SignatureWatch(REFUSAL, "why").from_backend(b"PROXY ") == Passed(to_client=b"PROXY ")
 
 
 def test_what_is_held_when_the_client_shuts_its_side_goes_on() -> None:
-    watch = SignatureWatch(REFUSAL)
+    watch = SignatureWatch(REFUSAL, "why")
     watch.from_client(b"PROX")
     assert watch.client_closed() == Passed(to_backend=b"PROX", done=True, shut=True)

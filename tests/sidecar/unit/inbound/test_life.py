@@ -27,7 +27,7 @@ from postern_sidecar.inbound.events import (
 )
 from postern_sidecar.inbound.filters import SIGNATURE_V2, SignatureWatch
 from postern_sidecar.inbound.guard import XclientGuard
-from postern_sidecar.inbound.life import MAX_EARLY
+from postern_sidecar.inbound.life import ENOUGH, MAX_EARLY
 from postern_sidecar.inbound.limits import LimitHit, LimitKind
 from postern_sidecar.names import Endpoint, HostName, NameStatus
 from postern_sidecar.proxyproto import writer
@@ -158,6 +158,12 @@ def test_closing_without_a_byte_is_a_check_and_leaves_no_trace() -> None:
     assert play.logged == []
 
 
+def test_a_check_without_a_byte_is_logged_where_probes_are() -> None:
+    play = Playbook(listener(selectors=["+probes"]))
+    play(Happened.CLIENT_CLOSED)
+    assert [(record["result"]) for record in play.records] == ["empty"]
+
+
 def test_on_failure_close_says_nothing() -> None:
     play = Playbook(listener(proxyProtocol={"onFailure": "Close"}))
     assert play(ClientSent(b"x")) == [Do.CLOSE_BACKEND]
@@ -258,6 +264,14 @@ def test_a_probe_is_answered_here() -> None:
     play(Happened.CLIENT_CLOSED)
     assert play.end == Ended(Outcome.PROBE, "up")
     assert play.logged == []
+
+
+def test_an_answered_probe_is_logged_where_probes_are() -> None:
+    play = Playbook(listener(selectors=["+probes"]))
+    probed(play)
+    play(ClientSent(b"QUIT\r\n"))
+    play(Happened.CLIENT_CLOSED)
+    assert [(record["result"]) for record in play.records] == ["up"]
 
 
 def test_a_probe_hears_that_the_backend_is_down() -> None:
@@ -408,6 +422,14 @@ def test_what_is_kept_early_has_a_bound() -> None:
     assert play(ClientSent(b"x" * MAX_EARLY)) == []
     assert play(ClientSent(b"x")) == [Do.PAUSE_CLIENT]
     assert play(ClientSent(b"x")) == []
+
+
+def test_of_an_early_talker_that_will_be_refused_little_is_kept() -> None:
+    play = Playbook(listener())
+    play(ClientSent(HEADER))
+    assert play(ClientSent(b"x" * 250_000)) == []
+    assert play(ClientSent(b"x")) == [Do.PAUSE_CLIENT]
+    assert len(play.life.early) == ENOUGH + 1
 
 
 def test_who_sends_and_shuts_is_still_served_where_early_bytes_are_the_backends() -> None:
