@@ -17,7 +17,6 @@ from scripts.stage.ground import (
     CLIENT,
     HASTY,
     NEIGHBOUR,
-    PATIENCE,
     RULE,
     UNWANTED,
     UNWANTED_NETWORK,
@@ -59,10 +58,10 @@ class Stage:
             self.kept.append((keep, text, mark))
 
     def logged(self, pattern: str, *, times: int = 1) -> str:
-        return self.ground.sidecar_log.wait_for(pattern, times=times, timeout=PATIENCE).string
+        return self.ground.sidecar_log.wait_for(pattern, times=times, timeout=self.ground.patience).string
 
     def server_logged(self, pattern: str) -> str:
-        return self.ground.server_log.wait_for(pattern, timeout=PATIENCE).string
+        return self.ground.server_log.wait_for(pattern, timeout=self.ground.patience).string
 
 
 @dataclass(frozen=True)
@@ -78,31 +77,32 @@ def require(holds: bool, text: str) -> None:
         raise NotHeld(text)
 
 
-def deliver(client: Conversation, subject: str) -> None:
+def deliver(client: Conversation, subject: str) -> str:
+    """The server's reply to the message."""
     with client:
-        client.deliver(subject=subject)
+        return client.deliver(subject=subject).text
 
 
 def without_postern(stage: Stage) -> None:
     ground = stage.ground
-    deliver(ground.through(CLIENT, past_postern=True), "without Postern")
+    reply = deliver(ground.through(CLIENT, past_postern=True), "without Postern")
     line = stage.server_logged(ground.server_names(ground.balancer_address))
     stage.show(ground.server, line, mark=ground.balancer_address)
-    received = ground.received("without Postern")
+    received = ground.received(reply)
     stage.show("Received:", received, mark=ground.balancer_address)
     require(CLIENT not in received, "without Postern the client's address should have been lost")
 
 
 def with_postern(stage: Stage) -> None:
     ground = stage.ground
-    deliver(ground.through(CLIENT), "with Postern")
+    reply = deliver(ground.through(CLIENT), "with Postern")
     stage.outcomes["handed_over"] += 1
     connect = stage.logged(rf" connect H=\[{CLIENT}\]")
     stage.show("Postern", connect, mark=f"PRX={ground.balancer_address}", keep="the session")
     stage.show("Postern", stage.logged(rf" closed H=\[{CLIENT}\]"))
     line = stage.server_logged(ground.server_names(CLIENT))
     stage.show(ground.server, line, mark=CLIENT, keep=ground.server)
-    received = ground.received("with Postern")
+    received = ground.received(reply)
     stage.show("Received:", received, mark=CLIENT, keep="Received:")
     require(f"PRX={ground.balancer_address} " in connect, "the session's line should name the load balancer")
     require(f"[{CLIENT}]" in received, "the Received header should name the client")
@@ -159,8 +159,8 @@ def early(stage: Stage) -> None:
 
 def refuse(stage: Stage, source: str, words: str) -> str:
     """Says `words` straight to the sidecar; the line that comes back."""
+    stage.show("they say", words.rstrip("\r\n").replace("\r\n", "\n"))
     with stage.ground.straight(source) as client:
-        stage.show("they say", words.rstrip("\r\n").replace("\r\n", "\n"))
         client.send(words)
         heard = client.line()
         if heard.startswith("554"):  # this session goes on; after 421 the sidecar has closed
@@ -210,8 +210,7 @@ def reloaded(stage: Stage) -> None:
     stage.outcomes["refused"] += 1
     stage.show(UNWANTED, heard, mark="554 5.7.1")
     stage.show("Postern", stage.logged(rf" refused H=\[{UNWANTED}\]"), mark='detail="rule unwanted"')
-    deliver(session, "begun before the rule")
-    received = ground.received("begun before the rule")
+    received = ground.received(deliver(session, "begun before the rule"))
     stage.show("Received:", received.splitlines()[0], mark=UNWANTED)
     require(heard == f"554 5.7.1 No mail from {UNWANTED}, please write to postmaster", "the rule should refuse")
     require(UNWANTED in received, "the session that ran before the rule should end well")
@@ -231,7 +230,7 @@ def garbage(stage: Stage) -> None:
 
 def counted(stage: Stage) -> None:
     """Waits for the counters: a session is counted when it has ended, which its client does not see."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + stage.ground.patience
     while True:
         changes = moved(stage.before, samples(stage.ground.metrics()))
         outcomes = {each.label("outcome"): each.by for each in changes if each.name.endswith("_connections_total")}

@@ -38,6 +38,7 @@ class Balancer:
         self._header = header
         self._clients: dict[tuple[str, int], str] = {}
         self._open: list[socket.socket] = []
+        self._opening = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._over = threading.Event()
         self._checked = threading.Event()
@@ -62,17 +63,22 @@ class Balancer:
         return sock
 
     def stop(self) -> None:
-        self._over.set()
-        with contextlib.suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)  # wakes up `accept`
-        for sock in [*self._open]:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-        for thread in [*self._threads]:
-            thread.join()
-        self._listening.close()
-        for sock in self._open:
+        """Returns when no thread is left."""
+        with self._opening:
+            self._over.set()
+            for sock in (self._listening, *self._open):
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)  # wakes up who waits for it
+        while self._threads:  # a thread starts others before it ends
+            self._threads.pop(0).join()
+        for sock in (self._listening, *self._open):
             sock.close()
+
+    def _keep(self, sock: socket.socket) -> bool:
+        """Whether the balancer still runs; `stop` closes what it keeps."""
+        with self._opening:
+            self._open.append(sock)
+            return not self._over.is_set()
 
     def _run(self, target: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, name="balancer", daemon=True)
@@ -85,20 +91,21 @@ class Balancer:
                 client, name = self._listening.accept()
             except OSError:
                 return
-            self._open.append(client)
-            self._run(self._carry, client, name)
+            if self._keep(client):
+                self._run(self._carry, client, name)
 
     def _carry(self, client: socket.socket, name: tuple[str, int]) -> None:
-        try:
+        with contextlib.suppress(OSError):
             server = socket.create_connection(self._to)
-        except OSError:
-            client.shutdown(socket.SHUT_RDWR)
+            if not self._keep(server):
+                return
+            if self._header:
+                server.sendall(proxied(self._clients[name], name[1]))
+            self._run(_pour, server, client)
+            _pour(client, server)
             return
-        self._open.append(server)
-        if self._header:
-            server.sendall(proxied(self._clients[name], name[1]))
-        self._run(_pour, server, client)
-        _pour(client, server)
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
 
     def last_check(self, timeout: float) -> str:
         if not self._checked.wait(timeout):

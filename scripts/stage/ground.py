@@ -43,6 +43,7 @@ class Ground(Protocol):
     insider: str  # one inside
     notes: Sequence[str]  # paragraphs: what to know before one believes it
     policy: str  # the file's text, as the sidecar runs it
+    patience: float  # seconds to wait for a line of a log
 
     def start(self) -> Iterator[Part]:
         """Each part once it serves."""
@@ -68,8 +69,8 @@ class Ground(Protocol):
     def server_names(self, client: str) -> str:
         """A pattern for the line in which the server's log names its client."""
 
-    def received(self, subject: str) -> str:
-        """The Received header of the delivered message with that subject, folded as it is."""
+    def received(self, reply: str) -> str:
+        """The Received header, folded as it is, of the message that the server took with that reply."""
 
     def metrics(self) -> str: ...
 

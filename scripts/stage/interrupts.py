@@ -39,6 +39,8 @@ class Interrupts:
             if self._pending:
                 self._interrupt()
             yield
+            if self._pending:  # it came where Python drops exceptions, in a destructor
+                self._interrupt()
         finally:
             self._allowed = False
 

@@ -100,13 +100,7 @@ class Page:
     def _wrapped(self, text: str, left: int) -> list[str]:
         lines: list[str] = []
         for line in text.expandtabs(2).splitlines():
-            lines += textwrap.wrap(
-                line,
-                self._width - left,
-                subsequent_indent="  ",
-                break_on_hyphens=False,
-                break_long_words=False,
-            ) or [""]
+            lines += textwrap.wrap(line, self._width - left, subsequent_indent="  ", break_on_hyphens=False) or [""]
         return lines
 
     def _paint(self, style: str, text: str) -> str:

@@ -61,6 +61,7 @@ class Real:
     balancer_address = BALANCER
     forger = "203.0.113.66"
     insider = "10.0.3.66"
+    patience = PATIENCE
     notes: Sequence[str] = (
         (
             "All of them are the real programs, in network namespaces of their own: nothing here reaches the machine's "
@@ -112,10 +113,12 @@ class Real:
     def server_names(self, client: str) -> str:
         return rf"smtpd\[\d+\]: connect from \S+\[{client}\]$"
 
-    def received(self, subject: str) -> str:
-        messages = self._postfix.received(len(self.server_log.matches(r"cleanup\[\d+\]: \S+: message-id=")))
-        (header,) = (message["Received"] for message in messages if message["Subject"] == subject)
-        return str(header)
+    def received(self, reply: str) -> str:
+        name = reply.rpartition(" ")[2]
+        self.server_log.wait_for(rf" {name}: .* status=sent \(delivered to maildir\)", timeout=PATIENCE)
+        headers = [str(message["Received"]) for message in self._postfix.received()]
+        (header,) = (header for header in headers if f" id {name}\n" in header)
+        return header
 
     def metrics(self) -> str:
         return self._sidecar.get("/metrics").body

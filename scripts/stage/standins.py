@@ -39,6 +39,7 @@ class StandIns:
     balancer_address = "127.0.0.1"
     forger = "127.0.0.66"
     insider = "127.0.0.1"
+    patience = PATIENCE
 
     def __init__(self, why: str) -> None:
         self.policy = ""
@@ -53,8 +54,8 @@ class StandIns:
                 "HAProxy and Postfix."
             ),
         )
-        self._folder = Path(tempfile.mkdtemp(prefix="postern-demo-"))
-        self._file = self._folder / "policy.yaml"
+        self.folder = Path(tempfile.mkdtemp(prefix="postern-demo-"))
+        self._file = self.folder / "policy.yaml"
         self._children: list[subprocess.Popen[bytes]] = []
         self._logs: list[Log] = []
         self._balancers: list[Balancer] = []
@@ -67,7 +68,7 @@ class StandIns:
         yield Part(f"aiosmtpd {ready[1]}", f"127.0.0.1:{behind}", "proxy_protocol_timeout=5.0")
         self.policy = policy(required="127.0.0.1", sidecar_port=25, backend_port=behind, address="127.0.0.1")
         self.write_policy(self.policy)
-        where = ["--config", str(self._file), "--state-dir", str(self._folder / "state")]
+        where = ["--config", str(self._file), "--state-dir", str(self.folder / "state")]
         ports = ["--admin", "127.0.0.1:0", "--ephemeral-ports"]
         self._logs.append(self._run("sidecar", "postern_sidecar", "run", *where, *ports))
         self.sidecar_log.wait_for(r" config hash=")
@@ -87,7 +88,7 @@ class StandIns:
                 child.stdin.close()
         for log in self._logs:
             log.wait_for_end()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def through(self, client: str, *, past_postern: bool = False) -> Conversation:
         return Conversation(self._balancers[1 if past_postern else 0].connect(client, timeout=PATIENCE))
@@ -110,10 +111,10 @@ class StandIns:
     def server_names(self, client: str) -> str:
         return rf"message \d+ from \S+, client=\[{re.escape(client)}\]"
 
-    def received(self, subject: str) -> str:
-        messages = [email.message_from_bytes(file.read_bytes()) for file in (self._folder / "mail").glob("[0-9]*.eml")]
-        (header,) = (message["Received"] for message in messages if message["Subject"] == subject)
-        return str(header)
+    def received(self, reply: str) -> str:
+        name = reply.rpartition(" ")[2]
+        message = email.message_from_bytes((self.folder / "mail" / f"{name}.eml").read_bytes())
+        return str(message["Received"])
 
     def metrics(self) -> str:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self._ports["admin"], PATIENCE)) as connection:
@@ -126,7 +127,7 @@ class StandIns:
         new.replace(self._file)
 
     def _mailbox(self) -> str:
-        folder = self._folder / "mail"
+        folder = self.folder / "mail"
         folder.mkdir()
         return str(folder)
 
