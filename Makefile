@@ -29,7 +29,7 @@ help: ## this list
 
 demo: venv ## real mail: HAProxy -> postern-sidecar -> Postfix; ends by itself with a summary
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		$(BIN)/python scripts/debian.py haproxy iproute2 postfix || echo 'The demo goes on without them.' >&2; fi
+		$(BIN)/python scripts/debian.py haproxy iproute2 openssl postfix || echo 'The demo goes on without them.' >&2; fi
 	@$(BIN)/python scripts/demo.py $(ARGS)
 
 test: servers ## every test, against real HAProxy, nginx, Postfix, Exim, Dovecot (as root, on Debian)

@@ -18,9 +18,11 @@ from scripts.stage.acts import Act, NotHeld, acts
 from scripts.stage.interrupts import Interrupts
 from scripts.stage.movement import Moved, moved, samples
 from scripts.stage.page import Page
+from scripts.stage.real import TREES
 from scripts.stage.show import show
 from scripts.stage.standins import StandIns
 
+from lab import trees
 from lab.program import Log
 
 if TYPE_CHECKING:
@@ -38,11 +40,21 @@ REAL = pytest.param([], id="real", marks=pytest.mark.real)
 STAND_INS = pytest.param(["--stand-ins"], id="stand-ins")
 
 
+def unpacked_for_it(place: Path) -> dict[str, str]:
+    """The cache of unpacked servers as `make demo` fills it, with nothing more in it."""
+    here = place / "cache" / "postern" / "debian" / trees.cache().name
+    here.mkdir(parents=True)
+    for name in TREES:
+        (here / name).symlink_to(trees.cache() / name)
+    return {"XDG_CACHE_HOME": str(place / "cache")}
+
+
 class Demo:
     """The demo in a process group and with a temporary folder of its own, so that what it leaves can be told."""
 
-    def __init__(self, folder: Path, options: list[str]) -> None:
-        self.folder = folder
+    def __init__(self, place: Path, options: list[str]) -> None:
+        folder = self.folder = place / "temporary"
+        folder.mkdir()
         self.mark = f"DEMO_OF={folder}"
         reading, writing = os.pipe()
         self.process = subprocess.Popen(
@@ -50,7 +62,7 @@ class Demo:
             stdin=subprocess.DEVNULL,
             stdout=writing,
             stderr=writing,
-            env={**os.environ, "TMPDIR": str(folder), "DEMO_OF": str(folder), "NO_COLOR": ""},
+            env={**os.environ, **unpacked_for_it(place), "TMPDIR": str(folder), "DEMO_OF": str(folder), "NO_COLOR": ""},
             process_group=0,
         )
         os.close(writing)
@@ -130,6 +142,10 @@ def test_it_shows_what_it_claims(demo: Demo, request: pytest.FixtureRequest) -> 
     assert max(len(line) for line in demo.log.lines) <= 100
     assert all(character == "\n" or " " <= character <= "~" for character in str(demo.log))
     assert (demo.programs(), demo.files()) == ([], [])
+
+
+def test_make_unpacks_what_the_demo_needs() -> None:
+    assert f"scripts/debian.py {' '.join(TREES)} ||" in (ROOT / "Makefile").read_text()
 
 
 # -- how it ends otherwise ---------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lab.program import Log, Process
     from lab.servers.sidecar import Sidecar
 
-TREES = ("haproxy", "iproute2", "postfix")
+TREES = ("haproxy", "iproute2", "openssl", "postfix")  # what `make demo` unpacks
 CHECK = "  option smtpchk EHLO lb.example.net\n  option log-health-checks"
 UNGUARDED = 2626  # Postfix as it would stand there without Postern
 

@@ -21,6 +21,8 @@ from scripts.stage.page import Page
 from scripts.stage.real import Real
 from scripts.stage.standins import StandIns
 
+from lab.trees import TreeMissingError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -59,7 +61,12 @@ def ground_here(*, stand_ins: bool) -> Ground:
         return StandIns(why)
     try:
         return Real()
-    except (AssertionError, OSError, RuntimeError) as problem:  # such as a kernel without overlay mounts
+    except (
+        AssertionError,
+        OSError,
+        RuntimeError,
+        TreeMissingError,
+    ) as problem:  # such as a kernel without overlay mounts
         return StandIns(f"the real ones cannot be had here ({str(problem).splitlines()[0]})")
 
 
