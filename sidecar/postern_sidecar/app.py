@@ -176,6 +176,7 @@ class Sidecar:
         stack.callback(self._cancel_tasks)
         gc.collect()
         gc.freeze()
+        gc.set_threshold(10_000, 20, 50)  # a session leaves no cycle behind: looking for them can wait
 
     async def _serve_control(self, stack: contextlib.AsyncExitStack) -> None:
         path = self.options.state_dir / control.SOCKET

@@ -81,7 +81,7 @@ REASONS: Final = frozenset(
 """All values of `reason`, for people who filter by them: docs/logging.md explains each."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: two a session (inbound/events.py says why)
 class Record:
     """`session` is "" where the event belongs to none. `fields` has the names of design section 8, in the order of
     JSON; values are strings, bytes, numbers, booleans, addresses or enums."""
@@ -112,12 +112,12 @@ def _escaped(value: str | bytes, table: tuple[str, ...]) -> str:
 
 @functools.lru_cache(maxsize=2048)
 def _ipv6(number: int) -> str:
-    """Writing an IPv6 address takes longer than the rest of a line, and a session's lines share theirs."""
+    """Writing an address takes long, for IPv6 longer than the rest of a line, and a session's lines share theirs."""
     return str(IPv6Address(number))
 
 
-def _ipv4(address: Any) -> str:
-    number = int(address)
+@functools.lru_cache(maxsize=2048)
+def _ipv4(number: int) -> str:
     return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
 
@@ -126,7 +126,7 @@ _TRUSTED: dict[type, Callable[[Any], str]] = {
     int: str,
     float: lambda number: f"{number:.3f}",
     bool: lambda flag: "yes" if flag else "no",
-    IPv4Address: _ipv4,
+    IPv4Address: lambda address: _ipv4(int(address)),
     IPv6Address: lambda address: _ipv6(int(address)),
 }
 

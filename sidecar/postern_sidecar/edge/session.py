@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import socket
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, cast
@@ -59,6 +60,8 @@ _REASONS = {
     errno.EADDRINUSE: "address_in_use",
     errno.ETIMEDOUT: "backend_timeout",
 }
+
+_text = functools.lru_cache(maxsize=64)(str)  # of the few backends' addresses
 
 
 class Session:
@@ -164,7 +167,7 @@ class Session:
         loop, (address, port) = self.port.loop, command.to
         try:
             if command.source is None:
-                await loop.create_connection(lambda: BackendSide(self), str(address), port)
+                await loop.create_connection(lambda: BackendSide(self), _text(address), port)
                 return
             sock = await _transparent(loop, command.source, command.to)
             await loop.create_connection(lambda: BackendSide(self), sock=sock)

@@ -168,8 +168,10 @@ class _Half(asyncio.Protocol):
         return True
 
     def _pass_eof(self) -> None:
-        self.other.write_eof()
-        self.splice.halve()
+        splice = self.splice
+        if not (splice.client.eof and splice.backend.eof):  # else the close says it, with a system call less
+            self.other.write_eof()
+        splice.halve()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc

@@ -2,6 +2,9 @@
 
 `inbound.life` receives events and yields commands; `edge.session` is the one place that performs them. Three commands
 are answered by the yield itself (`Wait` with the next event, `Admit`, `Probe`); the others return nothing.
+
+These are not frozen, unlike all other data here: nobody keeps one, a session makes a dozen, and a frozen one takes four
+times as long to make (measured: 5 % of a session's processor time for all of them).
 """
 
 from __future__ import annotations
@@ -29,19 +32,19 @@ class BackendSent:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ConnectFailed:
     """`reason` is one of docs/logging.md's: backend_refused, backend_unreachable, no_descriptors, ..."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Named:
     host_name: HostName
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HealthKnown:
     up: bool
 
@@ -73,38 +76,38 @@ class Do(enum.Enum):
     PROBE = enum.auto()  # this is a probe, not a client; answered by whether there is room for one
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StartTimer:
     """TIMED_OUT in `seconds`. A session has one timer; starting it again moves it."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SendClient:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SendBackend:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LookUp:
     """Answered by Named, later."""
 
     address: Address
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admit:
     """Count the client against its limits; answered by the `LimitHit`, or None if it may come in."""
 
     address: Address
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Connect:
     """Answered by CONNECTED or ConnectFailed, later. `source`: connect from there (IP_TRANSPARENT)."""
 
@@ -112,12 +115,12 @@ class Connect:
     source: Endpoint | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Log:
     record: Record
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CountRule:
     rule: str
     action: str
@@ -143,13 +146,13 @@ class Outcome(enum.Enum):
     CLIENT_GONE = "client_gone"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ended:
     outcome: Outcome
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Spliced:
     """The session is handed over: pass these on, then everything, through `filter` if there is one."""
 

@@ -201,10 +201,10 @@ class Limiter:
         else:
             del self._running[whole]
         self.sessions -= 1
-        if self._allowance_of(address) is None:
-            return
         key = self._key(address)
-        busy = self._busy[key]
+        busy = self._busy.get(key)
+        if busy is None:  # a client without a limit
+            return
         busy.sessions -= 1
         if not busy.sessions:
             del self._busy[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from postern_sidecar.config.model import (
@@ -31,8 +32,8 @@ class Listener:
     speech: Speech
     handover: Handover
     required: NetworkSet  # who must send a header
-    allowed: NetworkSet  # sources that may be claimed although nobody else may
-    own: frozenset[Address]  # the pod's addresses
+    forbidden: NetworkSet  # sources that nobody may claim
+    allowed: NetworkSet  # those that may be claimed all the same
     rules: Rules | None
     name_first: bool  # the client's name is part of a decision or of the identity
     name_wanted: bool  # it is wanted at all
@@ -45,16 +46,20 @@ class Listener:
 
     def claimable(self, address: Address) -> bool:
         """Whether a header may name this source: else any pod in `requiredFrom` could claim 127.0.0.1 and relay."""
-        forbidden = address.is_loopback or address.is_unspecified or address.is_multicast or address in self.own
-        return not forbidden or address in self.allowed
+        return address not in self.forbidden or address in self.allowed
+
+
+NOBODYS = tuple(ip_network(text) for text in ("127.0.0.0/8", "::1", "0.0.0.0/32", "::", "224.0.0.0/4", "ff00::/8"))
+"""Loopback, unspecified, multicast (RFC 6890)."""
 
 
 def listeners(policy: Policy, hostname: str, own: Iterable[Address]) -> list[Listener]:
     """The policy's listeners. Raises what compiling its rules raises: a checked policy raises nothing."""
-    return [_listener(inbound, policy, hostname, frozenset(own)) for inbound in policy.spec.inbound]
+    forbidden = NetworkSet((*NOBODYS, *(ip_network(address) for address in own)))
+    return [_listener(inbound, policy, hostname, forbidden) for inbound in policy.spec.inbound]
 
 
-def _listener(inbound: Inbound, policy: Policy, hostname: str, own: frozenset[Address]) -> Listener:
+def _listener(inbound: Inbound, policy: Policy, hostname: str, forbidden: NetworkSet) -> Listener:
     handover = HANDOVERS[inbound.backend.handover](inbound, hostname)
     rules = Rules.compile(inbound.rules) if inbound.rules else None
     selectors = policy.spec.logging.selectors
@@ -68,8 +73,8 @@ def _listener(inbound: Inbound, policy: Policy, hostname: str, own: frozenset[Ad
         speech=speech,
         handover=handover,
         required=NetworkSet(network for sources in proxy.required_from for network in sources.networks),
+        forbidden=forbidden,
         allowed=NetworkSet(network for sources in proxy.allow_sources for network in sources.networks),
-        own=own,
         rules=rules,
         name_first=decides and may,
         name_wanted=wanted and may,

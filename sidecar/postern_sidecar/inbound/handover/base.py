@@ -53,11 +53,12 @@ class Handover:
     def __init__(self, inbound: Inbound, hostname: str) -> None:
         self.inbound = inbound
         self.hostname = hostname
+        self._backend = Endpoint(inbound.backend.address.address, inbound.backend.port)
 
     def backend(self, client: Client) -> Endpoint:
         """Where the server listens, for this client."""
         del client
-        return Endpoint(self.inbound.backend.address.address, self.inbound.backend.port)
+        return self._backend
 
     def source(self, client: Client) -> Endpoint | None:
         """Where to connect from, where that is the identity."""

@@ -170,6 +170,14 @@ def test_on_failure_close_says_nothing() -> None:
     assert play.end == Ended(Outcome.PROXY_FAILED, "not_a_header")
 
 
+def test_a_rule_speaks_instead_of_on_failure() -> None:
+    play = Playbook(listener(rules=[rule("proxy_failed", "Refuse", "no header")]))
+    play(Happened.TIMED_OUT)
+    play(ClientSent(b"QUIT\r\n"))
+    play(Happened.CLIENT_CLOSED)
+    assert play.end == Ended(Outcome.REFUSED, "rule")
+
+
 def test_on_failure_refuse_503_is_the_conversation_of_2014() -> None:
     play = Playbook(listener(proxyProtocol={"onFailure": "Refuse503"}))
     assert play(Happened.TIMED_OUT) == [SendClient(b"220 mail.example.net ESMTP\r\n"), StartTimer(60.0)]
