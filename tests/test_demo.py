@@ -11,14 +11,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from scripts.stage.acts import Act, NotHeld, acts
 from scripts.stage.interrupts import Interrupts
 from scripts.stage.movement import Moved, moved, samples
 from scripts.stage.page import Page
-from scripts.stage.real import TREES
+from scripts.stage.real import TREES, Real
 from scripts.stage.show import show
 from scripts.stage.standins import StandIns
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from scripts.stage.acts import Stage
+    from scripts.stage.ground import Ground
 
     from lab.conversation import Conversation
 
@@ -146,6 +147,16 @@ def test_it_shows_what_it_claims(demo: Demo, request: pytest.FixtureRequest) -> 
 
 def test_make_unpacks_what_the_demo_needs() -> None:
     assert f"scripts/debian.py {' '.join(TREES)} ||" in (ROOT / "Makefile").read_text()
+
+
+def test_the_readme_shows_this_demo() -> None:
+    shown = re.search(
+        r"<!-- demo output: begin -->(.*)<!-- demo output: end -->", (ROOT / "README.md").read_text(), re.S
+    )
+    assert shown
+    claims = [act.claim for act in acts(cast("Ground", Real))]
+    assert re.findall(r"^   held +(.*)$", shown[1], re.MULTILINE) == claims
+    assert f"All {len(claims)} claims held" in shown[1]
 
 
 # -- how it ends otherwise ---------------------------------------------------------------------------------------------
