@@ -16,6 +16,7 @@ from postern_sidecar.inbound.limits import text as limit_text
 from postern_sidecar.logline import Record
 from postern_sidecar.names import Address, Endpoint, HostName, endpoint
 
+from .bind import BACKLOG
 from .drain import press
 from .health import Health
 from .session import ClientSide, Session
@@ -106,7 +107,7 @@ class ListeningPort:
         if self._server is None and not self.closing:
             sock = self.sock.dup()
             sock.setblocking(False)
-            self._server = await self.loop.create_server(lambda: ClientSide(self), sock=sock)
+            self._server = await self.loop.create_server(lambda: ClientSide(self), sock=sock, backlog=BACKLOG)
 
     def pause(self) -> None:
         if self._server is not None:
@@ -123,7 +124,7 @@ class ListeningPort:
     def accepted(self, transport: asyncio.Transport) -> Session | None:
         """A session for a new connection, or None: turned away."""
         self.open += 1
-        self.shared.room.take()
+        self.shared.room.enter()
         peername = transport.get_extra_info("peername")
         if peername is None:  # reset while it was in the queue, as HAProxy ends its checks
             transport.abort()
@@ -164,7 +165,7 @@ class ListeningPort:
         if session is not None:
             self.limiter.close()
         self.open -= 1
-        self.shared.room.give()
+        self.shared.room.leave(connected=session is not None and session.connected)
         if self.quiet:
             self.shared.on_idle()
 
