@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 RESERVE = 64
 PER_SESSION = 2
+UNDECIDED = 512
 
 
 def raise_limit() -> int:
@@ -31,28 +32,47 @@ def open_now() -> int:
 
 
 class Room:
-    """Sessions that still fit. `on_full` is called when the last place went, `on_free` when there is one again."""
+    """Descriptors for sessions. `on_full` is called when another session would no longer fit, `on_free` when it does.
+
+    A session has one descriptor until it connects to the mail server, and for that a second one is kept free: but for
+    UNDECIDED sessions only, or clients that never finish their header would take up twice what they use.
+    """
 
     def __init__(self, limit: int, in_use: int, on_full: Callable[[], None], on_free: Callable[[], None]) -> None:
-        self.capacity = (limit - in_use - RESERVE) // PER_SESSION
+        self.capacity = limit - in_use - RESERVE
         self.taken = 0
+        self.waiting = 0  # sessions with one descriptor
         self.full = False
         self._on_full = on_full
         self._on_free = on_free
-        if self.capacity < 1:
+        if self.capacity < PER_SESSION:
             raise ValueError(
                 f"the limit of {limit} open files leaves no room for sessions ({in_use} in use, {RESERVE} reserved); "
                 f"raise it: ulimit -n 65536, LimitNOFILE= in a unit, or the container runtime's limit"
             )
 
-    def take(self) -> None:
+    def enter(self) -> None:
+        """A connection was accepted."""
         self.taken += 1
-        if self.taken >= self.capacity and not self.full:
-            self.full = True
-            self._on_full()
+        self.waiting += 1
+        self._look()
 
-    def give(self) -> None:
-        self.taken -= 1
-        if self.full and self.taken < self.capacity:
-            self.full = False
-            self._on_free()
+    def connect(self) -> bool:
+        """Take the second one, for the mail server. False: more than UNDECIDED wanted theirs at once."""
+        if self.taken >= self.capacity:
+            return False
+        self.taken += 1
+        self.waiting -= 1
+        self._look()
+        return True
+
+    def leave(self, *, connected: bool) -> None:
+        self.taken -= PER_SESSION if connected else 1
+        self.waiting -= 0 if connected else 1
+        self._look()
+
+    def _look(self) -> None:
+        full = self.taken + min(self.waiting, UNDECIDED) + PER_SESSION > self.capacity
+        if full is not self.full:
+            self.full = full
+            (self._on_full if full else self._on_free)()

@@ -72,6 +72,7 @@ class Session:
         "admitted",
         "backend",
         "client",
+        "connected",
         "connecting",
         "deadline",
         "handover_began",
@@ -88,6 +89,7 @@ class Session:
         self.port = port
         self.client = transport
         self.backend: asyncio.Transport | None = None
+        self.connected = False  # it has a descriptor for the mail server
         self.life = Life(port.listener, Client(peer, local, peer), port.next_id())
         self.started = port.clock()
         self.handover_began = self.started
@@ -128,8 +130,7 @@ class Session:
             case StartTimer(seconds):
                 self.deadline = self.port.clock() + seconds
             case Connect():
-                self.handover_began = self.port.clock()
-                self.connecting = self.port.loop.create_task(self._connect(command))
+                self._begin_to_connect(command)
             case Admit(address):
                 hit = self.port.admit(address)
                 self.admitted = address if hit is None else None
@@ -162,6 +163,14 @@ class Session:
         return None
 
     # What takes time
+
+    def _begin_to_connect(self, command: Connect) -> None:
+        self.handover_began = self.port.clock()
+        self.connected = self.port.shared.room.connect()
+        if self.connected:
+            self.connecting = self.port.loop.create_task(self._connect(command))
+        else:
+            self.port.loop.call_soon(self.advance, ConnectFailed("no_descriptors"))
 
     async def _connect(self, command: Connect) -> None:
         loop, (address, port) = self.port.loop, command.to
