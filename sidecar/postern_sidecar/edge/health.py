@@ -58,7 +58,7 @@ class Health:
         try:
             async with asyncio.timeout(PATIENCE):
                 self._known = await self._hand_over()
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError, ValueError):  # ValueError: 64 KiB without a line end
             self._known = False
         finally:
             self._tried = self._now()
