@@ -17,7 +17,8 @@ from .events import ClientSent, Command, Do, Event, Happened, SendClient, StartT
 if TYPE_CHECKING:
     from .speech import Speech
 
-Answering = Generator[Command, Event, None]
+Answering = Generator[Command, Event, bool]
+"""Returns whether the client has closed its side."""
 Answer = Callable[[bytes], tuple[bytes, bool]]
 """A command line without its line end -> the reply, and whether it was the last."""
 
@@ -39,7 +40,12 @@ PROBE = Bounds(seconds=10.0, commands=20, octets=20 * MAX_LINE)
 
 
 def converse(answer: Answer, bounds: Bounds, sent: bytes = b"") -> Answering:
-    """Answer a client line by line, starting with what it `sent` already, until it leaves or a bound is reached."""
+    """Answer a client line by line, starting with what it `sent` already, up to the last reply or a bound; then let it
+    read that. The client may close at any time."""
+    return (yield from _answer_lines(answer, bounds, sent)) or (yield from linger())
+
+
+def _answer_lines(answer: Answer, bounds: Bounds, sent: bytes) -> Answering:
     yield StartTimer(bounds.seconds)
     buffer, octets, commands = b"", 0, 0
     while True:
@@ -50,12 +56,12 @@ def converse(answer: Answer, bounds: Bounds, sent: bytes = b"") -> Answering:
             reply, last = answer(line.removesuffix(b"\r"))
             yield SendClient(reply)
             if last or commands == bounds.commands:
-                return
+                return False
         if octets > bounds.octets or len(buffer) > MAX_LINE:
-            return
+            return False
         event = yield Do.WAIT
         if event is Happened.CLIENT_CLOSED or event is Happened.TIMED_OUT:
-            return
+            return event is Happened.CLIENT_CLOSED
         sent = event.data if isinstance(event, ClientSent) else b""
 
 
@@ -67,8 +73,9 @@ def linger() -> Answering:
     while octets <= LINGER_OCTETS:
         event = yield Do.WAIT
         if event is Happened.CLIENT_CLOSED or event is Happened.TIMED_OUT:
-            return
+            return event is Happened.CLIENT_CLOSED
         octets += len(event.data) if isinstance(event, ClientSent) else 0
+    return False
 
 
 def quit_only(hostname: str, text: str) -> Answer:

@@ -160,7 +160,6 @@ class Life:
         yield self._refused("proxy_failed", self.client.proxy_failed, reply_line("503", REFUSED_503), detail)
         yield SendClient(self.listener.speech.greeting())
         yield from answering.converse(answering.quit_only(hostname, REFUSED_503), answering.REFUSE_503, b"")
-        yield from answering.linger()
         return Ended(Outcome.PROXY_FAILED, self.client.proxy_failed)
 
     # A probe?
@@ -182,7 +181,6 @@ class Life:
             return (yield from self._end_probe(Outcome.PROBE, "down"))
         yield SendClient(self.listener.speech.greeting())
         yield from answering.converse(answering.probed(self.listener.speech), answering.PROBE, self.early)
-        yield from answering.linger()
         return (yield from self._end_probe(Outcome.PROBE, "up"))
 
     def _end_probe(self, outcome: Outcome, result: str) -> Ending:
@@ -384,10 +382,12 @@ class Life:
             yield self._refused("proxy_failed" if outcome is Outcome.PROXY_FAILED else "refused", reason, reply, detail)
         if reply:
             yield SendClient(reply)
+        if reply and not self.client_closed:
             if reply.startswith(b"5") and outcome is not Outcome.PROXY_FAILED:
                 leave = answering.quit_only(self.listener.speech.hostname, "5.5.1 this session is refused")
                 yield from answering.converse(leave, answering.REFUSED, self.early)
-            yield from answering.linger()
+            else:
+                yield from answering.linger()
         return Ended(outcome, reason)
 
     def _backend_failed(self, reason: str, detail: str = "") -> Ending:

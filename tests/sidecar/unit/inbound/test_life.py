@@ -125,6 +125,29 @@ def test_others_may_be_refused() -> None:
     assert play.logged == [("refused", "others")]
 
 
+def test_who_is_refused_and_leaves_without_quit_is_gone_at_once() -> None:
+    play = Playbook(listener(proxyProtocol={"others": "Refuse"}), STRANGER)
+    assert play(Happened.CLIENT_CLOSED) == []
+    assert play.end == Ended(Outcome.REFUSED, "others")
+
+
+def test_who_has_left_already_is_not_waited_for() -> None:
+    play = Playbook(listener("Opaque", earlyTalkers="Forward", handover="ProxyV2"), STRANGER)
+    play(ClientSent(HEADER))
+    play(Happened.CLIENT_CLOSED)
+    play(Happened.CONNECTED)
+    assert play.end == Ended(Outcome.DEFERRED, "header_from_untrusted_source")
+
+
+def test_an_early_talker_that_had_shut_its_side_is_told_and_not_waited_for() -> None:
+    play = Playbook(listener())
+    play(ClientSent(HEADER))
+    play(Happened.CONNECTED)
+    play(ClientSent(b"x"))
+    play(Happened.CLIENT_CLOSED)
+    assert play.end == Ended(Outcome.CLIENT_GONE)
+
+
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
