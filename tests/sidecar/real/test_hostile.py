@@ -49,16 +49,17 @@ def swaks(lab: Lab, port: int, *header: str) -> list[str]:
     return lab.swaks(*session.split(), *header).log.lines
 
 
-BAD_HEADERS = {
-    "garbage": "PROXY TCP4 256.0.2.1 192.0.2.2 1 25",
-    "a v1 that claims loopback": f"PROXY TCP4 127.0.0.1 {BALANCER} 1 25",
-    "the other family": "PROXY TCP4 2001:db8::1 2001:db8::2 1 25",
-    "nobody": "PROXY UNKNOWN",
+BAD_HEADERS = {  # what swaks writes behind "PROXY ", and the reason that the log gives
+    "garbage": ("TCP4 256.0.2.1 192.0.2.2 1 25", "v1_syntax"),
+    "the other family": ("TCP4 2001:db8::1 2001:db8::2 1 25", "v1_syntax"),
+    "loopback": (f"TCP4 127.0.0.1 {BALANCER} 1 25", "source_not_allowed"),
+    "the pod itself": (f"TCP4 {POD} {BALANCER} 1 25", "source_not_allowed"),
+    "nobody": ("UNKNOWN", "unknown"),
 }
 
 
-@pytest.mark.parametrize("header", BAD_HEADERS.values(), ids=BAD_HEADERS)
-def test_swaks_with_a_bad_header(lab: Lab, header: str) -> None:
+@pytest.mark.parametrize(("header", "reason"), BAD_HEADERS.values(), ids=BAD_HEADERS)
+def test_swaks_with_a_bad_header(lab: Lab, header: str, reason: str) -> None:
     server = mail_server(lab)
     sidecar = lab.sidecar({"inbound": three_ways()})
     deferred = swaks(lab, 25, "--proxy", header)
@@ -70,8 +71,8 @@ def test_swaks_with_a_bad_header(lab: Lab, header: str) -> None:
     closed = swaks(lab, 27, "--proxy", header)
     assert not [line for line in closed if line.startswith("<")]
     for port in PORTS.values():
-        sidecar.log.wait_for(rf" proxy_failed H=\[{BALANCER}\]:\d+ I=\[{POD}\]:{port} PRX={BALANCER} R=")
-    assert sidecar.metric("postern_inbound_header_failures_total") == 3
+        sidecar.log.wait_for(rf" proxy_failed H=\[{BALANCER}\]:\d+ I=\[{POD}\]:{port} PRX={BALANCER} R={reason} ")
+    assert sidecar.metric("postern_inbound_header_failures_total", reason=reason) == 3
     assert not server.log.matches("connect from")
 
 
