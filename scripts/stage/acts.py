@@ -127,11 +127,14 @@ def probes(stage: Stage) -> None:
 def forged(stage: Stage) -> None:
     header = f"PROXY TCP4 {CLIENT} 198.51.100.25 40211 25"
     heard = refuse(stage, stage.ground.forger, header + "\r\n")
-    stage.outcomes["deferred"] += 1
     line = stage.logged(" R=header_from_untrusted_source ")
     stage.show("Postern", line, mark="R=header_from_untrusted_source", keep="a forged header")
-    require(heard.startswith("421 4.3.2 "), "a forged header should be deferred")
-    require(f" refused H=[{stage.ground.forger}]" in line, "the log should name who forged it")
+    # On a busy machine the banner may be faster than the header: then it is a session, and it ends all the same.
+    banner_first = heard.startswith("220 ")
+    stage.outcomes["handed_over" if banner_first else "deferred"] += 1
+    require("421 4.3.2 " in heard, "a forged header should be deferred")
+    event = "closed" if banner_first else "refused"
+    require(f" {event} H=[{stage.ground.forger}]" in line, "the log should name who forged it")
 
 
 def spoofed(stage: Stage) -> None:
@@ -161,16 +164,18 @@ def early(stage: Stage) -> None:
 
 
 def refuse(stage: Stage, source: str, words: str) -> str:
-    """Says `words` straight to the sidecar; the line that comes back."""
+    """Says `words` straight to the sidecar; what comes back until it closes, or up to a 554, line by line."""
     stage.show("they say", words.rstrip("\r\n").replace("\r\n", "\n"))
     with stage.ground.straight(source) as client:
         client.send(words)
-        heard = client.line()
-        if heard.startswith("554"):  # this session goes on; after 421 the sidecar has closed
+        heard = [client.line()]
+        if heard[0].startswith("220"):
+            heard.append(client.line())
+        if heard[0].startswith("554"):  # this session goes on; after 421 the sidecar has closed
             client.send("QUIT\r\n")
         client.rest()
-    stage.show("they hear", heard)
-    return heard
+    stage.show("they hear", "\n".join(heard))
+    return "\n".join(heard)
 
 
 def limited(stage: Stage) -> None:

@@ -36,13 +36,16 @@ class Interrupts:
         """Raises KeyboardInterrupt, at once if a signal has waited."""
         self._allowed = True
         try:
-            if self._pending:
-                self._interrupt()
+            self.check()
             yield
-            if self._pending:  # it came where Python drops exceptions, in a destructor
-                self._interrupt()
+            self.check()  # it may have come where Python drops exceptions, in a destructor
         finally:
             self._allowed = False
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if a signal has waited."""
+        if self._pending:
+            self._interrupt()
 
     def _came(self, _number: int, _frame: FrameType | None) -> None:
         self._pending = True

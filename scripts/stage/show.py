@@ -78,6 +78,7 @@ def show(page: Page, interrupts: Interrupts, ground: Ground, programme: Sequence
         try:
             introduce(page, interrupts, ground)
         except (AssertionError, OSError, RuntimeError) as problem:
+            interrupts.check()  # Ctrl-C may have hit a child before it had a session of its own: then that is why
             page.bad("The demo could not be set up:")
             page.plain(str(problem))
             return NOT_HELD
