@@ -80,6 +80,7 @@ class Session:
         "lookup",
         "port",
         "run",
+        "shut",
         "started",
         "waiting",
     )
@@ -97,6 +98,7 @@ class Session:
         self.deadline = NEVER  # looked at by the port's sweep: a timer of the loop's own costs ten times as much
         self.connecting: asyncio.Task[None] | None = None
         self.lookup: asyncio.Task[None] | None = None
+        self.shut = False  # our side is: the client has had its last word
         self.waiting: Log | None = None  # a connect line that waits for the client's name
         self.run: Generator[Command, Any, End] | None = self.life.run()
         self.advance(None)
@@ -152,6 +154,7 @@ class Session:
             case Do.PAUSE_CLIENT:
                 self.client.pause_reading()
             case Do.SHUT_CLIENT:
+                self.shut = True
                 if not self.client.is_closing():
                     self.client.write_eof()
             case Do.CLOSE_BACKEND:
@@ -218,7 +221,7 @@ class Session:
         backend.set_protocol(splice.backend)
         port.spliced(self, splice, port.clock() - self.handover_began)
         self._log_connect()
-        if end.to_backend:
+        if end.to_backend and not backend.is_closing():
             backend.write(end.to_backend)
         if end.to_client:
             splice.backend.octets += len(end.to_client)
@@ -228,7 +231,7 @@ class Session:
             splice.client.octets += len(self.life.early)
         if end.early:
             splice.apply(cast("Any", end.filter).from_client(end.early))
-        if self.life.paused:
+        if self.life.paused and not splice.backend.full:
             self.client.resume_reading()
         if end.client_closed:
             splice.client.eof_received()
@@ -285,8 +288,8 @@ class Session:
         self.port.closed(self, end)
 
     def dismiss(self) -> None:
-        """A drain's grace is over, and this one has not even been handed over."""
-        if self.run is None:
+        """A drain's grace is over. One that is reading its last word can be told nothing more: it has seconds left."""
+        if self.run is None or self.shut:
             return
         self.run.close()
         self.run = None
@@ -294,6 +297,13 @@ class Session:
         if reply and not self.client.is_closing():
             self.client.write(reply)
         self._close(Ended(Outcome.DEFERRED, "shutdown"))
+
+    def lost(self) -> None:
+        """The client's socket is gone: what its life still waits for, a name or the mail server, is for nobody."""
+        if self.run is not None:
+            self.run.close()
+            self.run = None
+            self._close(Ended(Outcome.CLIENT_GONE))
 
     def _close_backend(self) -> None:
         if self.connecting is not None:
@@ -329,6 +339,7 @@ class ClientSide(asyncio.Protocol):
         del exc
         if self.session is not None:
             self.session.advance(Happened.CLIENT_CLOSED)
+            self.session.lost()
         self.port.left(self.session)
 
 

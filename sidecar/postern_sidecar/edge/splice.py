@@ -82,14 +82,17 @@ class Splice:
         self.reason = reason
         self.deadline = self.clock() + LINGER
         self.backend.transport.close()
+        self._say(text)
         client = self.client.transport
-        if client.is_closing():
-            return
-        if text:
+        if not client.is_closing():
+            client.resume_reading()  # what it still sends and nobody reads would reset the connection
+            client.write_eof()
+
+    def _say(self, text: bytes) -> None:
+        """To the client, which hears no more once the server's end has been passed on."""
+        client = self.client.transport
+        if text and not self.backend.eof and not client.is_closing():
             client.write(text)
-        if self.held:
-            client.resume_reading()
-        client.write_eof()
 
     def halve(self) -> None:
         """One side has no more to say. With both it is over."""
@@ -127,8 +130,7 @@ class Splice:
             self.detail = passed.detail
             self.dismiss(passed.to_client, passed.end)
             return
-        if passed.to_client and not client.is_closing():
-            client.write(passed.to_client)
+        self._say(passed.to_client)
         if passed.done:
             self.filter = None
         if passed.shut and not backend.is_closing() and not self.shut:
@@ -137,11 +139,14 @@ class Splice:
             self.halve()
         if passed.hold is not self.held and not client.is_closing():
             self.held = passed.hold
-            (client.pause_reading if passed.hold else client.resume_reading)()
+            if self.held:
+                client.pause_reading()
+            elif not self.backend.full:
+                client.resume_reading()
 
 
 class _Half(asyncio.Protocol):
-    __slots__ = ("eof", "octets", "other", "splice", "transport")
+    __slots__ = ("eof", "full", "octets", "other", "splice", "transport")
 
     def __init__(self, splice: Splice, transport: asyncio.Transport, other: asyncio.Transport) -> None:
         self.splice = splice
@@ -149,13 +154,16 @@ class _Half(asyncio.Protocol):
         self.other = other
         self.octets = 0  # received from this side
         self.eof = False
+        self.full = False  # it reads slowly, and enough waits for it
 
     def pause_writing(self) -> None:
         """This side reads slowly: do not read the other."""
+        self.full = True
         if not self.other.is_closing():
             self.other.pause_reading()
 
     def resume_writing(self) -> None:
+        self.full = False
         if not self.other.is_closing():
             self.other.resume_reading()
 
@@ -207,7 +215,9 @@ class BackendHalf(_Half):
     __slots__ = ()
 
     def resume_writing(self) -> None:
-        if not self.splice.held:
+        if self.splice.held:
+            self.full = False
+        else:
             super().resume_writing()
 
     def data_received(self, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ import pytest
 from sidecar_process import ROOT, ScriptedServer, SidecarProcess, policy, proxied, smtp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from lab.conversation import Conversation
@@ -336,6 +337,44 @@ def test_what_cannot_be_spoken_to_is_closed_when_it_is_quiet(tmp_path: Path) -> 
             sidecar.signal(signal.SIGTERM)
             assert client.rest() == b""
         assert sidecar.wait() == 0
+
+
+def deaf(client: Conversation) -> None:
+    """It was refused, and reads its last word without ever leaving."""
+    client.send("no header\r\n")
+    client.expect(421)
+
+
+def half_gone(client: Conversation) -> None:
+    """Its server has ended its side, and the client stays."""
+    proxied(client).expect(220)
+    assert client.line() == ""
+
+
+@pytest.mark.parametrize("lingers", [deaf, half_gone])
+def test_whoever_can_be_told_nothing_more_holds_no_drain_up(
+    tmp_path: Path, lingers: Callable[[Conversation], None]
+) -> None:
+    """Nothing may be written to them any more, and the sessions beside them are ended all the same."""
+    sessions = itertools.count()
+
+    def half(server: Conversation) -> None:
+        server.line()
+        server.send("220 mx\r\n")
+        if lingers is half_gone and not next(sessions):
+            server.sock.shutdown(socket.SHUT_WR)
+        server.rest()
+
+    with ScriptedServer(half) as server, SidecarProcess(tmp_path, policy(listener(server)), "--grace", "0") as sidecar:
+        with sidecar.client() as client:
+            lingers(client)
+            with proxied(sidecar.client(), "192.0.2.77") as other:
+                other.expect(220)
+                sidecar.signal(signal.SIGTERM)
+                assert other.line() == SHUTDOWN
+            assert client.rest() == b""
+        assert sidecar.wait() == 0
+    assert "Traceback" not in str(sidecar.errors)
 
 
 # Descriptors
