@@ -177,7 +177,7 @@ async def test_a_server_that_is_silent_takes_as_long_as_we_say(monkeypatch: pyte
     async with serving({(POINTER, "PTR"): SILENT}, monkeypatch) as server:
         began = time.monotonic()
         assert await ReverseResolver().name_of(ip_address(CLIENT)) == HostName(NameStatus.FAILED)
-        assert 0.2 <= time.monotonic() - began < 2
+        assert 0.19 <= time.monotonic() - began < 2  # the loop counts whole milliseconds
     assert server.asked
 
 
