@@ -211,6 +211,18 @@ class TestOverrides:
                 it.release(B)
         assert kinds == [None] * 3 + ["rate_per_client"]
 
+    @pytest.mark.parametrize("exempt", ["", "192.0.2.9"])
+    def test_who_has_no_limit_gives_nothing_back_of_who_has(self, exempt: str) -> None:
+        """One prefix, where only some have a limit: sessions that were not counted are not taken off either."""
+        only = [{"clients": ["192.0.2.0/30"], "connectionsPerClient": 1}]
+        it = limiter(overrides=only, clientPrefix={"ipv4": 24}, exempt=exempt)
+        assert it.admit(A, 0) is None
+        unlimited = ip_address("192.0.2.9")
+        for _ in range(2):
+            assert it.admit(unlimited, 0) is None
+            it.release(unlimited)
+        assert kind(it.admit(A, 0)) == "connections_per_client"
+
     def test_clients_of_an_override_are_counted_per_prefix(self) -> None:
         it = limiter(overrides=self.OVERRIDES, clientPrefix={"ipv4": 32})
         first, second = ip_address("198.51.100.1"), ip_address("198.51.100.2")
