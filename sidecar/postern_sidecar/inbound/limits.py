@@ -203,7 +203,7 @@ class Limiter:
         self.sessions -= 1
         key = self._key(address)
         busy = self._busy.get(key)
-        if busy is None or self._allowance_of(address) is None:  # without a limit, though others of its prefix may have one
+        if busy is None or self._allowance_of(address) is None:  # no limit, though others of its prefix may have one
             return
         busy.sessions -= 1
         if not busy.sessions:
