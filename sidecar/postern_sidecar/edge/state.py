@@ -16,11 +16,17 @@ LAST_ACCEPTED = "last-accepted"
 
 
 def keep(directory: Path, content: bytes) -> None:
-    """Raises OSError."""
+    """Raises OSError. Whatever lies where the temporary file goes is removed, not followed: it may be a link."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = directory / f".{LAST_ACCEPTED}.{os.getpid()}"
-    temporary.write_bytes(content)
-    temporary.replace(directory / LAST_ACCEPTED)
+    temporary.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+        temporary.replace(directory / LAST_ACCEPTED)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def last_accepted(directory: Path) -> bytes | None:
