@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
 import itertools
 import os
 import signal
-import socket
 import sys
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -26,55 +23,42 @@ from postern_sidecar import config
 from postern_sidecar.edge import admin, control, state
 from postern_sidecar.edge.addresses import own_addresses
 from postern_sidecar.edge.bind import BindError, listen
-from postern_sidecar.edge.descriptors import Room, open_now, raise_limit
+from postern_sidecar.edge.current import REFUSED, SOURCE_FILE, Current, load_at_start, now, refusal
+from postern_sidecar.edge.descriptors import PER_LISTENER, Room, open_now, raise_limit
 from postern_sidecar.edge.exposed import exposed_addresses
+from postern_sidecar.edge.hostname import system_hostname
 from postern_sidecar.edge.listener import ListeningPort, Shared
 from postern_sidecar.edge.log import LogWriter
 from postern_sidecar.edge.metrics import Metrics
 from postern_sidecar.edge.resolver import ReverseResolver
-from postern_sidecar.edge.watch import stamp, watch
+from postern_sidecar.edge.watch import watch
 from postern_sidecar.inbound.limits import Limiter
 from postern_sidecar.inbound.listener import Listener, listeners
 from postern_sidecar.logline import Formatter, Record
 from postern_sidecar.version import VERSION
 
 if TYPE_CHECKING:
+    import socket
+
     from postern_sidecar.config.model import Policy
     from postern_sidecar.config.options import Options
 
 SWEEP = 0.2  # seconds between looks at what is overdue among sessions that are not handed over yet
 SWEEPS_OF_SPLICES = 5  # every so many looks, also among those that are
-SOURCE_FILE = "file"
-SOURCE_LAST = "lastAccepted"
-_REFUSED = (config.InvalidPolicy, config.Unreadable)
-
-
-@dataclass(frozen=True, slots=True)
-class Current:
-    """An accepted configuration, and where it came from."""
-
-    loaded: config.Loaded
-    source: str
-    refused: dict[str, str] | None = None  # what /config says of a file that was not taken
-
-    @property
-    def policy(self) -> Policy:
-        return self.loaded.policy
-
-    @property
-    def hash(self) -> str:
-        return config.config_hash(self.loaded.data)
+Key = tuple[str, int]
+"""What a listening port stays the same port by: the address and the port of the policy."""
 
 
 def run(options: Options) -> int:
     """`postern-sidecar run`: until it is told to stop."""
     try:
-        current = _load_at_start(options)
-    except _REFUSED as refused:
+        current = load_at_start(options)
+    except REFUSED as refused:
         sys.stderr.write(f"{refused}\npostern-sidecar: nothing was started\n")
         return 2
     # libuv would batch epoll_ctl through io_uring: measured, 7 % more CPU a session, and many containers forbid it.
     os.environ.setdefault("UV_USE_IO_URING", "0")
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to reload: it would end the process
     try:
         return uvloop.run(_serve(options, current))
     except (BindError, OSError, ValueError) as error:
@@ -85,31 +69,6 @@ def run(options: Options) -> int:
 def drain(options: Options) -> int:
     """`postern-sidecar drain`: the preStop command."""
     return control.send_drain(options.state_dir)
-
-
-def _load_at_start(options: Options) -> Current:
-    """The file, or the copy of the last accepted one where the file is refused. Raises Unreadable and InvalidPolicy."""
-    data, name = config.read(options.config), str(options.config)
-    try:
-        return Current(config.load(data, name), SOURCE_FILE)
-    except config.InvalidPolicy as refused:
-        copy = state.last_accepted(options.state_dir)
-        if copy is None:
-            raise
-        try:
-            loaded = config.load(copy, f"last accepted copy of {name}")
-        except config.InvalidPolicy:
-            raise refused from None
-        return Current(loaded, SOURCE_LAST, _refusal(data, refused))
-
-
-def _refusal(data: bytes, refused: Exception) -> dict[str, str]:
-    """`error` of /config (contracts section 3)."""
-    return {"hash": config.config_hash(data), "message": str(refused), "at": _now()}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 async def _serve(options: Options, current: Current) -> int:
@@ -126,7 +85,7 @@ class Sidecar:
     def __init__(self, options: Options, current: Current) -> None:
         self.options = options
         self.current = current
-        self.loaded_at = _now()
+        self.loaded_at = now()
         self.error = current.refused
         self.loop = asyncio.get_running_loop()
         self.stopped = asyncio.Event()
@@ -134,13 +93,14 @@ class Sidecar:
         self.draining_since: float | None = None
         self.terminating = False
         self.own = own_addresses()
-        self.ports: dict[tuple[str, int], ListeningPort] = {}
+        self.ports: dict[Key, ListeningPort] = {}
         self.retired: list[ListeningPort] = []  # no longer listening, sessions left
         self.metrics = Metrics(VERSION)
         self.formatter = _formatter(current.policy)
         self.output = LogWriter(sys.stdout.fileno(), self.loop, self._lost_lines, self.metrics.log_dropped)
         limit = raise_limit()
-        self.room = Room(limit, open_now(), self._pause_accepting, self._resume_accepting)
+        in_use = open_now() + PER_LISTENER * len(current.policy.spec.inbound)
+        self.room = Room(limit, in_use, self._pause_accepting, self._resume_accepting)
         ids = itertools.count(1)
         self.shared = Shared(
             loop=self.loop,
@@ -158,7 +118,6 @@ class Sidecar:
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Raises BindError with nothing left behind."""
         stack.callback(self.output.close)
-        seen = stamp(self.options.config)
         await self._install(self.current.policy)
         stack.callback(self._close_ports)
         host, port = await stack.enter_async_context(
@@ -171,7 +130,7 @@ class Sidecar:
         self.loop.add_signal_handler(signal.SIGHUP, lambda: self.spawn(self.reload()))
         self._keep()
         self._announce()
-        self.spawn(watch(self.options.config, seen, self.reload))
+        self.spawn(watch(self.options.config, self.current.seen, self.reload))
         self.spawn(self._sweep())
         stack.callback(self._cancel_tasks)
         gc.collect()
@@ -200,19 +159,12 @@ class Sidecar:
 
     async def _install(self, policy: Policy) -> None:
         """Make `policy` what new connections get. All or nothing. Raises BindError."""
-        made = listeners(policy, _hostname(policy), self.own)
+        made = listeners(policy, policy.spec.hostname or system_hostname(), self.own)
         wanted = {_key(listener): listener for listener in made}
-        fresh: dict[tuple[str, int], ListeningPort] = {}
-        try:
-            for key, listener in wanted.items():
-                if key not in self.ports:
-                    fresh[key] = self._bind(listener)
-        except BindError:
-            for port in fresh.values():
-                port.close()
-            raise
-        for key in self.ports.keys() - wanted.keys():
-            port = self.ports.pop(key)
+        gone = {key: self.ports[key] for key in self.ports.keys() - wanted.keys()}
+        fresh = await self._bind_fresh([listener for key, listener in wanted.items() if key not in self.ports], gone)
+        for key, port in gone.items():
+            del self.ports[key]
             port.close()
             self.retired.append(port)
         for key, port in self.ports.items():
@@ -225,12 +177,32 @@ class Sidecar:
             await port.resume()
         self.spawn(self._look_for_exposure())
 
-    def _bind(self, listener: Listener) -> ListeningPort:
+    async def _bind_fresh(self, new: list[Listener], gone: dict[Key, ListeningPort]) -> dict[Key, ListeningPort]:
+        """The new listeners, bound. Where one of `gone` has the same port number on another address, that one has to
+        make way first; it gets its port back if the new ones are not to be had. Raises BindError."""
+        numbers = {listener.inbound.port for listener in new}
+        in_the_way = [port for (_, number), port in gone.items() if number in numbers]
+        fresh: dict[Key, ListeningPort] = {}
+        for port in in_the_way:
+            port.close()
+        try:
+            for listener in new:
+                sock = self._listen(listener)
+                limiter = Limiter(listener.inbound.limits, listener.required)
+                fresh[_key(listener)] = ListeningPort(self.shared, listener, limiter, sock)
+        except BindError:
+            for port in fresh.values():
+                port.close()
+            for port in in_the_way:
+                await port.reopen(self._listen(port.listener))
+            raise
+        return fresh
+
+    def _listen(self, listener: Listener) -> socket.socket:
         inbound = listener.inbound
         address = inbound.address.address if inbound.address is not None else None
         number = 0 if self.options.ephemeral_ports else inbound.port
-        sock = listen(address, number, f"spec.inbound[name={inbound.name}].port")
-        return ListeningPort(self.shared, listener, Limiter(inbound.limits, listener.required), sock)
+        return listen(address, number, f"spec.inbound[name={inbound.name}].port")
 
     async def reload(self) -> None:
         """Take the file as it is now, or refuse it whole and keep what runs."""
@@ -241,13 +213,13 @@ class Sidecar:
             if self.draining_since is None:
                 self.own = own_addresses()
                 await self._install(loaded.policy)
-        except (*_REFUSED, BindError) as refused:
-            self.error = _refusal(data, refused)
+        except (*REFUSED, BindError) as refused:
+            self.error = refusal(data, refused)
             self.metrics.config_refused()
             self.event("config_refused", message=str(refused), running=self.current.hash)
             return
         self.current = Current(loaded, SOURCE_FILE)
-        self.loaded_at, self.error = _now(), None
+        self.loaded_at, self.error = now(), None
         self.formatter = _formatter(loaded.policy)
         self._keep()
         self._announce()
@@ -317,11 +289,16 @@ class Sidecar:
         """End what is overdue, and, when a drain's grace is over, the rest in its order."""
         for turn in itertools.count():
             await asyncio.sleep(SWEEP)
-            now = self.loop.time()
-            for port in self._all_ports():
-                port.sweep_sessions(now)
-            if turn % SWEEPS_OF_SPLICES == 0:
-                self._sweep_splices(now)
+            try:
+                self._look(self.loop.time(), turn)
+            except Exception as bug:  # with the sweep, time-outs and the end of a drain would be gone
+                self.bug(bug)
+
+    def _look(self, now: float, turn: int) -> None:
+        for port in self._all_ports():
+            port.sweep_sessions(now)
+        if turn % SWEEPS_OF_SPLICES == 0:
+            self._sweep_splices(now)
 
     def _sweep_splices(self, now: float) -> None:
         self.retired = [port for port in self.retired if port.open]
@@ -380,7 +357,16 @@ class Sidecar:
     def spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = self.loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            self.bug(bug)
+
+    def bug(self, bug: BaseException) -> None:
+        """A bug of ours is said in the log, and ends nothing but what it was found in."""
+        self.event("internal_error", message="".join(traceback.format_exception(bug)[-2:]))
 
     def _cancel_tasks(self) -> None:
         for task in self._tasks:
@@ -392,14 +378,5 @@ def _formatter(policy: Policy) -> Formatter:
     return Formatter(logging.format.value, [selector.value for selector in logging.selectors])
 
 
-def _key(listener: Listener) -> tuple[str, int]:
+def _key(listener: Listener) -> Key:
     return str(listener.inbound.address or ""), listener.inbound.port
-
-
-@functools.cache
-def _system_hostname() -> str:
-    return socket.gethostname()
-
-
-def _hostname(policy: Policy) -> str:
-    return policy.spec.hostname or _system_hostname()

@@ -58,6 +58,7 @@ class SidecarProcess:
         *options: str,
         files: int | None = None,
         listens: bool = True,
+        ephemeral: bool = True,
     ) -> None:
         self.file = folder / "policy.json"
         self.state = folder / "state"
@@ -66,7 +67,8 @@ class SidecarProcess:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "postern_sidecar", "run", "--config", str(self.file)),
-                *("--ephemeral-ports", "--admin", "127.0.0.1:0", "--state-dir", str(self.state), *options),
+                *(("--ephemeral-ports",) if ephemeral else ()),
+                *("--admin", "127.0.0.1:0", "--state-dir", str(self.state), *options),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 RESERVE = 64
 PER_SESSION = 2
+PER_LISTENER = 2  # the socket, and the duplicate that is accepted on
 UNDECIDED = 512
 
 

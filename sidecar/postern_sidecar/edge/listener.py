@@ -102,9 +102,15 @@ class ListeningPort:
 
     # Accepting
 
+    @property
+    def accepting(self) -> bool:
+        return self._server is not None
+
     async def resume(self) -> None:
-        """Accept on a duplicate of the socket: closing that one leaves the kernel's queue as it is."""
-        if self._server is None and not self.closing:
+        """Accept on a duplicate of the socket: closing that one leaves the kernel's queue as it is.
+
+        Not where the room is full again by now; and uvloop's `create_server` does not wait for anything with `sock`."""
+        if self._server is None and not self.closing and not self.shared.room.full:
             sock = self.sock.dup()
             sock.setblocking(False)
             self._server = await self.loop.create_server(lambda: ClientSide(self), sock=sock, backlog=BACKLOG)
@@ -113,6 +119,11 @@ class ListeningPort:
         if self._server is not None:
             self._server.close()
             self._server = None
+
+    async def reopen(self, sock: socket.socket) -> None:
+        """Listen again after `close`, on another socket."""
+        self.sock, self.closing = sock, False
+        await self.resume()
 
     def close(self) -> None:
         """Stop listening for good; sessions go on."""

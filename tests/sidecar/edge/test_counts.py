@@ -213,6 +213,23 @@ async def test_a_reset_client_s_name_is_waited_for_no_longer() -> None:
         assert [record.fields.get("reason") for record in it.records] == ["client_gone"]
 
 
+async def test_accepting_waits_until_there_is_room_indeed() -> None:
+    """Room for one more and at once for none again: what was to be resumed stays paused."""
+    async with scene() as it:
+        port, room = it.port, it.port.shared.room
+        port.pause()
+        later = port.resume()
+        room.full = True
+        await later
+        assert not port.accepting
+        room.full = False
+        await port.resume()
+        assert port.accepting
+        port.close()
+        await port.resume()
+        assert not port.accepting
+
+
 async def test_turned_away_is_counted_while_it_reads_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("postern_sidecar.edge.listener.TURNED_AWAY_LINGER", 0.05)
     async with scene(limits={"connections": 1}) as it:

@@ -191,6 +191,55 @@ def test_listeners_come_and_go_without_dropping_others(tmp_path: Path, mail: Scr
             leaves.command("NOOP", 250)
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def test_a_listener_changes_its_address_and_keeps_its_port(tmp_path: Path, mail: ScriptedServer) -> None:
+    """Both cannot listen at once: the old one makes way, its sessions stay. Where the file is refused it is back."""
+    port = free_port()
+    here = policy(listener(mail, address="127.0.0.1", port=port))
+    everywhere = listener(mail, port=port)
+    unheard_of = listener(mail, address="192.0.2.200", port=free_port())
+    with SidecarProcess(tmp_path, here, ephemeral=False) as sidecar, proxied(sidecar.client()) as old:
+        old.expect(220)
+        sidecar.write(policy(everywhere, unheard_of))
+        sidecar.log.wait_for(r"config_refused .*192\.0\.2\.200")
+        with proxied(sidecar.client()) as client:
+            client.expect(220)
+        sidecar.write(policy(everywhere))
+        sidecar.log.wait_for(rf" listening name=in0 address=(::|0\.0\.0\.0) port={port}")
+        with proxied(sidecar.client()) as client:
+            client.expect(220)
+        old.command("NOOP", 250)
+
+
+def test_two_listeners_swap_their_names(tmp_path: Path) -> None:
+    def one(server: Conversation) -> None:
+        server.line()
+        server.send("220 one\r\n")
+
+    def two(server: Conversation) -> None:
+        server.line()
+        server.send("220 two\r\n")
+
+    with ScriptedServer(one) as first, ScriptedServer(two) as second:
+        before = policy(listener(first), listener(second))
+        after = policy(listener(first, name="in1"), listener(second, name="in0"))
+        with SidecarProcess(tmp_path, before) as sidecar:
+            ports = dict(sidecar.ports)
+            sidecar.write(after)
+            sidecar.log.wait_for(" config hash=", times=2)
+            sidecar.find_ports()
+            assert (sidecar.ports["in0"], sidecar.ports["in1"]) == (ports["in1"], ports["in0"])
+            with proxied(sidecar.client("in0")) as client:
+                assert client.line() == "220 two"
+            sample = 'postern_inbound_connections_total{handover="ProxyV1",listener="in0",outcome="handed_over"}'
+            assert sidecar.metric(sample) == 1
+
+
 def test_garbage_a_hundred_times_under_load_loses_no_session(tmp_path: Path, mail: ScriptedServer) -> None:
     good = policy(listener(mail))
     stop = threading.Event()
