@@ -175,6 +175,8 @@ class Life:
         if self.listener.speech.silent:
             return (yield from self._end_probe(Outcome.PROBE, "closed"))
         up = yield from self._health()
+        if up is None:
+            return (yield from self._end_probe(Outcome.PROBE, "closed"))
         if not up:
             yield SendClient(self.listener.speech.deferral("4.3.2", NOT_NOW))
             yield from answering.linger()
@@ -189,15 +191,18 @@ class Life:
             yield self._log("probe", result=result or outcome.value)
         return Ended(outcome, result)
 
-    def _health(self) -> Generator[Command, Any, bool]:
+    def _health(self) -> Generator[Command, Any, bool | None]:
+        """Whether the backend is up; unknown is down, and None: whoever asked has left."""
         yield Do.ASK_HEALTH
         yield StartTimer(answering.PROBE.seconds)
         while True:
             event = yield from self._wait()
             if isinstance(event, HealthKnown):
                 return event.up
-            if event is Happened.TIMED_OUT or event is Happened.CLIENT_CLOSED:
+            if event is Happened.TIMED_OUT:
                 return False
+            if event is Happened.CLIENT_CLOSED:
+                return None
 
     # May it come in?
 

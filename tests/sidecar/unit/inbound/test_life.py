@@ -312,11 +312,18 @@ def test_a_probe_hears_that_the_backend_is_down() -> None:
     assert play.end == Ended(Outcome.PROBE, "down")
 
 
-@pytest.mark.parametrize("event", [Happened.TIMED_OUT, Happened.CLIENT_CLOSED])
-def test_an_unknown_backend_is_down(event: Happened) -> None:
+def test_an_unknown_backend_is_down() -> None:
     play = Playbook(listener())
     play(ClientSent(LOCAL_HEADER))
-    assert SendClient(NOT_NOW) in play(event)
+    assert SendClient(NOT_NOW) in play(Happened.TIMED_OUT)
+
+
+def test_a_probe_that_only_connects_says_nothing_of_the_backend() -> None:
+    """HAProxy's plain check sends LOCAL and leaves: that is no mail server that is down."""
+    play = Playbook(listener())
+    play(ClientSent(LOCAL_HEADER))
+    assert play(Happened.CLIENT_CLOSED) == []
+    assert play.end == Ended(Outcome.PROBE, "closed")
 
 
 def test_a_probe_may_be_early() -> None:
