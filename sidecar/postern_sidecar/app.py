@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from postern_sidecar import config
-from postern_sidecar.edge import admin, control, state
+from postern_sidecar.edge import admin, control, exposed, state
 from postern_sidecar.edge.addresses import own_addresses
 from postern_sidecar.edge.bind import BindError, listen
 from postern_sidecar.edge.current import REFUSED, SOURCE_FILE, Current, load_at_start, now, refusal
 from postern_sidecar.edge.descriptors import PER_LISTENER, Room, open_now, raise_limit
-from postern_sidecar.edge.exposed import exposed_addresses
 from postern_sidecar.edge.hostname import system_hostname
 from postern_sidecar.edge.listener import ListeningPort, Shared
 from postern_sidecar.edge.log import LogWriter
@@ -94,6 +93,7 @@ class Sidecar:
         self.terminating = False
         self.own = own_addresses()
         self.ports: dict[Key, ListeningPort] = {}
+        self.exposure = exposed.Exposure()
         self.retired: list[ListeningPort] = []  # no longer listening, sessions left
         self.metrics = Metrics(VERSION)
         self.formatter = _formatter(current.policy)
@@ -132,6 +132,7 @@ class Sidecar:
         self._announce()
         self.spawn(watch(self.options.config, self.current.seen, self.reload))
         self.spawn(self._sweep())
+        self.spawn(self._keep_looking_for_exposure())
         stack.callback(self._cancel_tasks)
         gc.collect()
         gc.freeze()
@@ -175,6 +176,7 @@ class Sidecar:
             port.present()
         for port in fresh.values():
             await port.resume()
+        self.exposure.forget()
         self.spawn(self._look_for_exposure())
 
     async def _bind_fresh(self, new: list[Listener], gone: dict[Key, ListeningPort]) -> dict[Key, ListeningPort]:
@@ -236,19 +238,25 @@ class Sidecar:
             )
 
     async def _look_for_exposure(self) -> None:
+        """Servers whose port is open past the sidecar; what is known already is not said again."""
         for port in list(self.ports.values()):
             backend = port.listener.inbound.backend
             if not backend.address.address.is_loopback:
                 continue
-            found = await exposed_addresses(backend.port, self.own)
+            found = await exposed.exposed_addresses(backend.port, self.own)
             self.metrics.exposed(port.listener.inbound.name, bool(found))
-            if found:
+            if self.exposure.news(port.listener.inbound.name, found):
                 self.event(
                     "backend_exposed",
                     name=port.listener.inbound.name,
                     message=f"the mail server's port {backend.port} is open on {', '.join(map(str, found))}: clients "
                     "can get past the sidecar and claim any address; make the server listen on loopback only",
                 )
+
+    async def _keep_looking_for_exposure(self) -> None:
+        while True:
+            await asyncio.sleep(exposed.EVERY)
+            await self._look_for_exposure()
 
     # Drain and the end
 

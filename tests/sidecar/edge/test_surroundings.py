@@ -211,6 +211,15 @@ async def test_an_open_port_is_found_and_a_closed_one_is_not() -> None:
         assert not await exposed._accepts(ip_address("127.0.0.9"), port)
 
 
+def test_what_is_exposed_is_said_once_and_again_after_a_reload() -> None:
+    one, two = [ip_address("10.0.9.12")], [ip_address("10.0.9.12"), ip_address("fd00::12")]
+    exposure = exposed.Exposure()
+    looks = [("a", []), ("a", one), ("a", one), ("b", one), ("a", two), ("a", []), ("a", two)]
+    assert [exposure.news(*look) for look in looks] == [False, True, False, True, True, False, True]
+    exposure.forget()
+    assert exposure.news("a", two)
+
+
 async def test_loopback_is_no_exposure_and_the_rest_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
