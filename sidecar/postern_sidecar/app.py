@@ -50,6 +50,7 @@ Key = tuple[str, int]
 
 def run(options: Options) -> int:
     """`postern-sidecar run`: until it is told to stop."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to reload: it would end the process
     try:
         current = load_at_start(options)
     except REFUSED as refused:
@@ -57,7 +58,6 @@ def run(options: Options) -> int:
         return 2
     # libuv would batch epoll_ctl through io_uring: measured, 7 % more CPU a session, and many containers forbid it.
     os.environ.setdefault("UV_USE_IO_URING", "0")
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to reload: it would end the process
     try:
         return uvloop.run(_serve(options, current))
     except (BindError, OSError, ValueError) as error:

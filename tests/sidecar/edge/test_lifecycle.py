@@ -173,6 +173,28 @@ def test_sighup_reads_the_file_at_once(tmp_path: Path, mail: ScriptedServer) -> 
         sidecar.log.wait_for(" config hash=", times=2)
 
 
+def test_sighup_while_it_starts_ends_nothing(tmp_path: Path, mail: ScriptedServer) -> None:
+    """The file is a pipe, so the start waits where the test wants it to."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    argv = ["run", "--config", str(pipe), "--state-dir", str(tmp_path), "--admin", "127.0.0.1:0", "--ephemeral-ports"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "postern_sidecar", *argv],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "sidecar")},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            with pipe.open("w") as writing:  # waits for the reader
+                process.send_signal(signal.SIGHUP)
+                writing.write(json.dumps(policy(listener(mail))))
+            assert process.stdout is not None
+            assert any(" listening name=in0" in line for line in process.stdout)
+        finally:
+            process.kill()
+
+
 def test_listeners_come_and_go_without_dropping_others(tmp_path: Path, mail: ScriptedServer) -> None:
     with SidecarProcess(tmp_path, policy(listener(mail), listener(mail))) as sidecar:
         first, second = sidecar.ports["in0"], sidecar.ports["in1"]
