@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 PROBES_AT_ONCE = 100
 TURNED_AWAY_LINGER = 1.0  # seconds; one that came over limits.connections gets to read why
 TURNED_AWAY_AT_ONCE = 256
+_UNTRUSTED = "header_from_untrusted_source"
 _PROBED = {  # what a probe heard that was to be forwarded and was not; others carry it as their reason
     Outcome.CLIENT_GONE: "closed",
     Outcome.BACKEND_FAILED: "down",
@@ -212,6 +213,8 @@ class ListeningPort:
         """A spliced session is over."""
         self.splices.discard(splice)
         self.counts.octets(splice.client.octets, splice.backend.octets)
+        if splice.reason == _UNTRUSTED:
+            self.counts.header_failure(_UNTRUSTED)
         self._release(session)
         self.left(session)
 
@@ -223,7 +226,7 @@ class ListeningPort:
             self.counts.probe(_PROBED.get(end.outcome) or end.reason)
             return
         self.counts.outcome(end.outcome)
-        if end.outcome is Outcome.PROXY_FAILED:
+        if end.outcome is Outcome.PROXY_FAILED or end.reason == _UNTRUSTED:
             self.counts.header_failure(end.reason)
 
     def _release(self, session: Session) -> None:

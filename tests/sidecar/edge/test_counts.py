@@ -213,6 +213,26 @@ async def test_a_reset_client_s_name_is_waited_for_no_longer() -> None:
         assert [record.fields.get("reason") for record in it.records] == ["client_gone"]
 
 
+@pytest.mark.parametrize("early", [True, False], ids=["before the banner", "behind it"])
+async def test_a_header_that_nobody_asked_for_is_counted_as_one(early: bool) -> None:
+    """Before the banner means here: while the client's name is looked up."""
+    async with scene(proxyProtocol={"requiredFrom": []}, **(NAMED if early else {})) as it:
+        reader, writer = await it.client()
+        if early:
+            await it.names.asked.wait()
+            writer.write(HEADER)
+            while not next(iter(it.port.sessions)).life.early:
+                await asyncio.sleep(0)
+            it.names.answer.set()
+        else:
+            assert await reader.readline()
+            writer.write(HEADER)
+        assert (await reader.read()).startswith(b"421 4.3.2 ")
+        writer.close()
+        await asyncio.wait_for(it.idle.wait(), 10)
+        assert it.port.counts.header_failures == {"header_from_untrusted_source": 1}
+
+
 async def test_accepting_waits_until_there_is_room_indeed() -> None:
     """Room for one more and at once for none again: what was to be resumed stays paused."""
     async with scene() as it:

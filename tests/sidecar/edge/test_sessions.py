@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SPOKEN = "220 PROXY TCP4 192.0.2.4 198.51.100.25 40211 25"
+UNTRUSTED = 'postern_inbound_header_failures_total{listener="in0",reason="header_from_untrusted_source"}'
 NOT_NOW = b"421 4.3.2 mail.example.net service not available, try again later\r\n"
 
 
@@ -70,6 +71,7 @@ def test_a_header_from_a_stranger_is_not_believed_however_it_comes(sidecar: Side
         client.send(header[cut:])
         assert client.rest() == NOT_NOW
     sidecar.log.wait_for(r"closed H=\[127\.0\.0\.9\].* R=header_from_untrusted_source detail=.*requiredFrom")
+    assert sidecar.metric(UNTRUSTED) == 1
 
 
 def test_an_early_talker_is_refused(sidecar: SidecarProcess) -> None:
