@@ -18,6 +18,7 @@ from postern_sidecar.edge.bind import listen
 from postern_sidecar.edge.descriptors import Room
 from postern_sidecar.edge.listener import ListeningPort, Shared
 from postern_sidecar.edge.metrics import Metrics
+from postern_sidecar.edge.session import ClientSide
 from postern_sidecar.inbound.limits import Limiter
 from postern_sidecar.names import Address, HostName, NameStatus
 
@@ -214,15 +215,21 @@ async def test_a_reset_client_s_name_is_waited_for_no_longer() -> None:
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["before the banner", "behind it"])
-async def test_a_header_that_nobody_asked_for_is_counted_as_one(early: bool) -> None:
+async def test_a_header_that_nobody_asked_for_is_counted_as_one(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the banner means here: while the client's name is looked up."""
+    arrived, data_received = asyncio.Event(), ClientSide.data_received
+
+    def told(side: ClientSide, data: bytes) -> None:
+        data_received(side, data)
+        arrived.set()
+
+    monkeypatch.setattr(ClientSide, "data_received", told)
     async with scene(proxyProtocol={"requiredFrom": []}, **(NAMED if early else {})) as it:
         reader, writer = await it.client()
         if early:
             await it.names.asked.wait()
             writer.write(HEADER)
-            while not next(iter(it.port.sessions)).life.early:
-                await asyncio.sleep(0)
+            await arrived.wait()
             it.names.answer.set()
         else:
             assert await reader.readline()
