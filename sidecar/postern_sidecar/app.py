@@ -327,6 +327,10 @@ class Sidecar:
     # What admin asks (edge.admin.AdminState)
 
     def healthy(self) -> tuple[bool, str]:
+        """A port lost to somebody else in a reload comes back with the restart that a liveness probe brings."""
+        lost = [port.listener.inbound.name for port in self.ports.values() if port.closing]
+        if lost and self.draining_since is None:
+            return False, f"not listening: {', '.join(lost)}"
         return True, "ok"
 
     def ready(self, scope: str | None) -> tuple[bool, str]:

@@ -10,7 +10,6 @@ import asyncio
 import errno
 import functools
 import socket
-from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, cast
 
 from postern_sidecar.inbound.client import Client
@@ -42,6 +41,7 @@ from postern_sidecar.inbound.record import session_record
 from postern_sidecar.names import Address, Endpoint, endpoint
 
 from .splice import BackendHalf, ClientHalf, Splice
+from .transparent import transparent_socket
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from .listener import ListeningPort
 
 NEVER = float("inf")
-IP_TRANSPARENT = 19
-IPV6_TRANSPARENT = 75
 
 _REASONS = {
     errno.ECONNREFUSED: "backend_refused",
@@ -181,7 +179,7 @@ class Session:
             if command.source is None:
                 await loop.create_connection(lambda: BackendSide(self), _text(address), port)
                 return
-            sock = await _transparent(loop, command.source, command.to)
+            sock = await transparent_socket(loop, command.source, command.to)
             await loop.create_connection(lambda: BackendSide(self), sock=sock)
         except OSError as error:
             self.advance(ConnectFailed(_REASONS.get(error.errno or 0, "backend_unreachable")))
@@ -371,30 +369,3 @@ class BackendSide(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self.session.advance(Happened.BACKEND_CLOSED)
-
-
-async def _transparent(loop: asyncio.AbstractEventLoop, source: Endpoint, to: Endpoint) -> socket.socket:
-    """A connected socket whose own address is the client's. Raises OSError: EPERM without NET_RAW."""
-    try:
-        return await _connected_from(loop, source, source.port, to)
-    except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
-            raise
-    return await _connected_from(loop, source, 0, to)  # the port is the lesser part of an identity
-
-
-async def _connected_from(loop: asyncio.AbstractEventLoop, source: Endpoint, port: int, to: Endpoint) -> socket.socket:
-    ipv6 = isinstance(source.address, IPv6Address)
-    sock = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        if ipv6:
-            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-        else:
-            sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((str(source.address), port))
-        await loop.sock_connect(sock, (str(to.address), to.port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock

@@ -6,11 +6,13 @@ import asyncio
 import json
 import stat
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from postern_sidecar import config
+from postern_sidecar.app import Sidecar
 from postern_sidecar.config.options import Options
 from postern_sidecar.edge import exposed, state, watch
 from postern_sidecar.edge.addresses import own_addresses
@@ -231,3 +233,21 @@ async def test_loopback_is_no_exposure_and_the_rest_is_asked(monkeypatch: pytest
     own = addresses("127.0.0.1", "::1", "10.0.9.12", "fd00::12", "fe80::c")
     assert await exposed_addresses(2525, own) == [ip_address("10.0.9.12")]
     assert sorted(asked) == [("10.0.9.12", 2525), ("fd00::12", 2525)]
+
+
+@pytest.mark.parametrize(
+    ("closed", "draining", "answer"),
+    [
+        ([], None, (True, "ok")),
+        (["smtp"], None, (False, "not listening: smtp")),
+        (["smtp", "imap"], None, (False, "not listening: smtp, imap")),
+        (["smtp", "imap"], 1.0, (True, "ok")),  # as a drain wants it
+    ],
+)
+def test_healthy_means_listening(closed: list[str], draining: float | None, answer: tuple[bool, str]) -> None:
+    def port(name: str) -> SimpleNamespace:
+        inbound = SimpleNamespace(name=name)
+        return SimpleNamespace(closing=name in closed, listener=SimpleNamespace(inbound=inbound))
+
+    sidecar = SimpleNamespace(ports={name: port(name) for name in ("smtp", "imap")}, draining_since=draining)
+    assert Sidecar.healthy(cast("Sidecar", sidecar)) == answer
