@@ -74,6 +74,15 @@ def _backend_is_a_loop(inbound: Inbound, path: str, ports: set[int]) -> Iterator
         yield error(f"{path}.backend.port", message, "give the port that the mail server listens on, such as 2525")
 
 
+def _address_is_nowhere(inbound: Inbound, path: str) -> Iterator[Problem]:
+    if inbound.address is None:
+        return
+    address = inbound.address.address
+    if address.is_multicast or (isinstance(address, IPv6Address) and address.is_link_local):
+        message = f"nothing can listen on {address}, which is a group's address or lacks its link"
+        yield error(f"{path}.address", message, "leave it out to listen on all addresses")
+
+
 def _backend_is_remote(inbound: Inbound, path: str) -> Iterator[Problem]:
     backend = inbound.backend
     for field, address in (("backend.address", backend.address), ("backend.address6", backend.address6)):
@@ -199,6 +208,7 @@ def _gives_away(inbound: Inbound, path: str) -> Iterator[Problem]:
 
 
 _CHECKS: tuple[Callable[[Inbound, str], Iterator[Problem]], ...] = (
+    _address_is_nowhere,
     _backend_is_remote,
     _backend_family,
     _client_is_hidden,

@@ -92,7 +92,8 @@ def _quickly(text: str) -> Policy | None:
     if not text.lstrip().startswith("{") or "\\ud" in text.lower():
         return None
     try:
-        return _converted(json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant), Policy)
+        value = json.loads(text, object_pairs_hook=_unique, parse_int=tree.integer, parse_constant=_no_constant)
+        return _converted(value, Policy)
     except (ValueError, RecursionError):
         return None
 

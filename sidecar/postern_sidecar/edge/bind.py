@@ -42,7 +42,8 @@ def _remedy(error: OSError, host: str, port: int) -> str:
     match error.errno:
         case errno.EADDRINUSE:
             return (
-                f"another process has it (`ss -ltnp 'sport = :{port}'` names it); stop that one or choose another port"
+                f"another process has it (`ss -ltnp 'sport = :{port}'` names it), or another listener or --admin of "
+                "this one; stop that one or choose another port"
             )
         case errno.EACCES:
             return (

@@ -353,6 +353,27 @@ MEANING: list[tuple[str, str, list[str]]] = [
         [],
     ),
     (
+        "a listener without its link",
+        listener("address: 'fe80::1'"),
+        [
+            (
+                f"9: {IN}.address: nothing can listen on fe80::1, which is a group's address or lacks its link; "
+                "leave it out to listen on all addresses"
+            )
+        ],
+    ),
+    (
+        "a listener on a group",
+        listener("address: 224.0.0.1"),
+        [
+            (
+                f"9: {IN}.address: nothing can listen on 224.0.0.1, which is a group's address or lacks its link; "
+                "leave it out to listen on all addresses"
+            )
+        ],
+    ),
+    ("a listener on one address", listener("address: 192.0.2.1"), []),
+    (
         "a backend nowhere",
         listener(backend="port: 25, handover: ProxyV2, address: 0.0.0.0, address6: 'ff02::1'"),
         [
