@@ -184,6 +184,15 @@ def test_without_the_acknowledgement_it_is_a_421_that_recommends_proxy(lab: Lab,
     process.log.wait_for(r"R=handover_refused .*ProxyV2")
 
 
+def test_postfix_keeps_the_right_to_xforward_through_xclient(lab: Lab) -> None:
+    """So with 127.0.0.1 in that list every client needs the guard, which docs/backends.md warns of."""
+    mail_server(lab, trusted="127.0.0.1", forward="127.0.0.1")
+    process = sidecar(lab)
+    with through(lab, STRANGER) as client:
+        client.expect(421)
+    process.log.wait_for(r"R=handover_refused .*announces XCLIENT or XFORWARD")
+
+
 def test_a_server_that_does_not_authorize_us_is_named_in_the_log(lab: Lab) -> None:
     mail_server(lab, trusted="192.0.2.200")
     process = sidecar(lab)
