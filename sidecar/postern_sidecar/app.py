@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -26,7 +25,7 @@ from postern_sidecar.edge.bind import BindError, listen
 from postern_sidecar.edge.current import REFUSED, SOURCE_FILE, Current, load_at_start, now, refusal
 from postern_sidecar.edge.descriptors import PER_LISTENER, Room, open_now, raise_limit
 from postern_sidecar.edge.hostname import system_hostname
-from postern_sidecar.edge.listener import ListeningPort, Shared
+from postern_sidecar.edge.listener import ListeningPort, Shared, internal_error
 from postern_sidecar.edge.log import LogWriter
 from postern_sidecar.edge.metrics import Metrics
 from postern_sidecar.edge.resolver import ReverseResolver
@@ -378,7 +377,7 @@ class Sidecar:
 
     def bug(self, bug: BaseException) -> None:
         """A bug of ours is said in the log, and ends nothing but what it was found in."""
-        self.event("internal_error", message="".join(traceback.format_exception(bug)[-2:]))
+        self.log(internal_error(bug))
 
     def _cancel_tasks(self) -> None:
         for task in self._tasks:

@@ -45,6 +45,12 @@ _PROBED = {  # what a probe heard that was to be forwarded and was not; others c
 }
 
 
+def internal_error(bug: BaseException, session: str = "", **fields: object) -> Record:
+    """A bug of ours, for the log: where it was and what it was."""
+    where = "".join(traceback.format_exception(bug)[-2:])
+    return Record("internal_error", session, {**fields, "message": where})
+
+
 @dataclass(slots=True)
 class Shared:
     """What all ports of a sidecar have in common."""
@@ -189,8 +195,7 @@ class ListeningPort:
             self.counts.limit(hit.kind.value)
         return hit
 
-    def begin_probe(self, session: Session) -> bool:
-        del session
+    def begin_probe(self) -> bool:
         self.probes += 1
         return self.probes <= PROBES_AT_ONCE
 
@@ -237,8 +242,7 @@ class ListeningPort:
             session.admitted = None
 
     def internal_error(self, session: str, bug: Exception) -> None:
-        trace = "".join(traceback.format_exception(bug)[-2:])
-        self.log(Record("internal_error", session, {"listener": self.listener.inbound.name, "message": trace}))
+        self.log(internal_error(bug, session, listener=self.listener.inbound.name))
 
     # What time does
 

@@ -66,10 +66,10 @@ class Session:
     """Made when a connection was accepted; gone when it is spliced or closed."""
 
     __slots__ = (
-        "accepted",
         "admitted",
         "backend",
         "client",
+        "connect_waits",
         "connected",
         "connecting",
         "deadline",
@@ -80,7 +80,6 @@ class Session:
         "run",
         "shut",
         "started",
-        "waiting",
     )
 
     def __init__(self, port: ListeningPort, transport: asyncio.Transport, peer: Endpoint) -> None:
@@ -97,7 +96,7 @@ class Session:
         self.connecting: asyncio.Task[None] | None = None
         self.lookup: asyncio.Task[None] | None = None
         self.shut = False  # our side is: the client has had its last word
-        self.waiting: Log | None = None  # a connect line that waits for the client's name
+        self.connect_waits = False  # the connect line, for the client's name
         self.run: Generator[Command, Any, End] | None = self.life.run()
         self.advance(None)
 
@@ -160,7 +159,7 @@ class Session:
             case Do.ASK_HEALTH:
                 self.port.loop.create_task(self._ask_health())
             case Do.PROBE:
-                return self.port.begin_probe(self)
+                return self.port.begin_probe()
         return None
 
     # What takes time
@@ -225,8 +224,7 @@ class Session:
             splice.backend.octets += len(end.to_client)
             splice.head = end.to_client[:4]
             self.client.write(end.to_client)
-        if self.life.early:
-            splice.client.octets += len(self.life.early)
+        splice.client.octets += len(self.life.early)
         if end.early:
             splice.apply(cast("Any", end.filter).from_client(end.early))
         if self.life.paused and not splice.backend.full:
@@ -242,20 +240,19 @@ class Session:
     def _log_connect(self) -> None:
         if self._silent:
             return
-        line = self._record("connect")
         if self.lookup is not None:
-            self.waiting = line
+            self.connect_waits = True
         else:
-            self.port.log(line.record)
+            self._log("connect")
 
     def _log_connect_late(self) -> None:
-        if self.waiting is not None:
-            self.waiting = None
-            self.port.log(self._record("connect").record)
+        if self.connect_waits:
+            self.connect_waits = False
+            self._log("connect")
 
-    def _record(self, event: str, **fields: object) -> Log:
+    def _log(self, event: str, **fields: object) -> None:
         life = self.life
-        return Log(session_record(event, life.session, life.client, life.listener, fields))
+        self.port.log(session_record(event, life.session, life.client, life.listener, fields))
 
     def _done(self, splice: Splice) -> None:
         """Both sides of a spliced session are gone."""
@@ -273,7 +270,7 @@ class Session:
         if reason:
             fields["reason"] = reason
             fields["detail"] = detail
-        self.port.log(self._record("closed", **fields).record)
+        self._log("closed", **fields)
 
     def _close(self, end: Ended) -> None:
         """A session that never was spliced."""

@@ -96,10 +96,14 @@ class Splice:
 
     def halve(self) -> None:
         """One side has no more to say. With both it is over."""
-        if self.client.eof and self.backend.eof:
+        if self.finished:
             self.client.transport.close()
             self.backend.transport.close()
         self._less_patience()
+
+    @property
+    def finished(self) -> bool:
+        return self.client.eof and self.backend.eof
 
     @property
     def halved(self) -> bool:
@@ -177,7 +181,7 @@ class _Half(asyncio.Protocol):
 
     def _pass_eof(self) -> None:
         splice = self.splice
-        if not (splice.client.eof and splice.backend.eof):  # else the close says it, with a system call less
+        if not splice.finished:  # else the close says it, with a system call less
             self.other.write_eof()
         splice.halve()
 

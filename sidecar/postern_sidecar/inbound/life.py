@@ -77,7 +77,6 @@ class Life:
     session: str
     early: bytes = b""
     client_closed: bool = False
-    name_known: bool = False
     probe: bool = False
     paused: bool = False
 
@@ -214,7 +213,7 @@ class Life:
             return (yield from self._refuse(Outcome.LIMITED, hit.kind.value, reply))
         if listener.name_wanted:
             yield LookUp(client.sender.address)
-            while listener.name_first and not self.name_known:
+            while listener.name_first and client.host_name is None:
                 yield from self._wait()
                 if self._gone:
                     return Ended(Outcome.CLIENT_GONE)
@@ -375,7 +374,6 @@ class Life:
                 yield Do.PAUSE_CLIENT
         elif isinstance(event, Named):
             self.client.host_name = event.host_name
-            self.name_known = True
         elif event is Happened.CLIENT_CLOSED:
             self.client_closed = True
         return event
