@@ -225,6 +225,7 @@ class Session:
             splice.head = end.to_client[:4]
             self.client.write(end.to_client)
         splice.client.octets += len(self.life.early)
+        self.life.early = b""  # on its way by now; the life stays for the last log line
         if end.early:
             splice.apply(cast("Any", end.filter).from_client(end.early))
         if self.life.paused and not splice.backend.full:

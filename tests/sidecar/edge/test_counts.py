@@ -267,3 +267,14 @@ async def test_turned_away_is_counted_while_it_reads_why(monkeypatch: pytest.Mon
         second[1].close()
         await asyncio.wait_for(it.idle.wait(), 10)
         assert it.counted == dict.fromkeys(it.counted, 0)
+
+
+async def test_what_came_early_is_not_kept_for_the_whole_session() -> None:
+    async with scene(protocol="Opaque") as it:
+        _, writer = await it.client()
+        writer.write(HEADER + b"x" * 50_000)
+        await it.reached.wait()
+        (splice,) = it.port.splices
+        session = cast("Any", splice.on_end).__self__
+        assert splice.client.octets > 0
+        assert session.life.early == b""
