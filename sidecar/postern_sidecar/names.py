@@ -1,4 +1,4 @@
-"""Endpoints and the names of addresses: the words that every layer shares.
+"""Endpoints, domain names and the names of addresses: the words that every layer shares.
 
 Addresses are `ipaddress` objects, always unmapped: an IPv4 client of a dual-stack socket is an IPv4 client
 (contracts: "v4-mapped peers and header addresses are unmapped before any match").
@@ -8,12 +8,34 @@ from __future__ import annotations
 
 import enum
 import functools
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import NamedTuple
+from typing import NamedTuple, NewType
 
 Address = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
+
+
+Domain = NewType("Domain", str)
+"""A domain name as it is compared: lower-case A-labels without the final dot; "" is the root. Made by `domain`."""
+ROOT = Domain("")
+_MAX_DOMAIN = 253
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)  # underscores: _25._tcp, and hosts in the wild
+
+
+def domain(text: str) -> Domain:
+    """The name that `text` means; U-labels become A-labels (RFC 5890 2.3.2.1, UTS 46). Raises ValueError."""
+    if not text.isascii():
+        import idna  # its tables take memory, and most names never need them
+
+        text = idna.encode(text, uts46=True).decode("ascii")  # IDNAError is a ValueError
+    name = text.removesuffix(".").lower()
+    if not name and text == ".":
+        return ROOT
+    if len(name) > _MAX_DOMAIN or not all(map(_LABEL.fullmatch, name.split("."))):
+        raise ValueError("is not a domain name")
+    return Domain(name)
 
 
 class Endpoint(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from .scalars import Duration, IPAddress, Network, Sources
+from .scalars import Date, Duration, HostPort, IPAddress, Network, Pattern, Server, Size, Sources
 
 
 class Protocol(enum.Enum):
@@ -95,6 +95,8 @@ class _Base(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defa
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 _LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z"  # RFC 1123; `$` would let a line feed pass
+_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z"
+_SUBDOMAIN_WORDS = "lower-case letters, digits, inner hyphens and dots"
 _LABEL_WORDS = "lower-case letters, digits and inner hyphens"
 ListenerName = Annotated[str, Meta(min_length=1, max_length=12, pattern=_LABEL, description=_LABEL_WORDS)]
 RuleName = Annotated[str, Meta(min_length=1, max_length=63, pattern=_LABEL, description=_LABEL_WORDS)]
@@ -186,6 +188,165 @@ class Inbound(_Base, frozen=True):
         return 31 * 60.0 if self.protocol is Protocol.IMAP else 15 * 60.0
 
 
+class BareNewline(enum.Enum):
+    REJECT = "Reject"
+    NORMALIZE = "Normalize"
+
+
+class SkipLevel(enum.Enum):
+    ENCRYPT = "Encrypt"
+    OPPORTUNISTIC = "Opportunistic"
+
+
+class WithoutDane(enum.Enum):
+    """What a destination without DANE must reach; DANE overrides it (contracts section 5)."""
+
+    OPPORTUNISTIC = "Opportunistic"
+    ENCRYPT = "Encrypt"
+    VERIFY = "Verify"
+
+
+class TLSVersion(enum.Enum):
+    TLS_1_0 = "1.0"
+    TLS_1_1 = "1.1"
+    TLS_1_2 = "1.2"
+    TLS_1_3 = "1.3"
+
+
+class OCSP(enum.Enum):
+    AUTO = "Auto"
+    OFF = "Off"
+    REQUIRE = "Require"
+
+
+class ResolverKind(enum.Enum):
+    EMBEDDED = "Embedded"
+    SERVERS = "Servers"
+
+
+class Digest(enum.Enum):
+    """A TLSA record's matching type, by the name of its hash (RFC 7218 2.3)."""
+
+    SHA2_256 = "SHA2-256"
+    SHA2_512 = "SHA2-512"
+
+
+class Submission(_Base, frozen=True):
+    """The doors, on 127.0.0.1 and ::1 only."""
+
+    port: Port = 11025
+    lmtp_port: Port = 11024
+    bare_newline: BareNewline | None = None  # None: Reject by SMTP, Normalize by LMTP
+
+
+class Skip(_Base, frozen=True):
+    """A destination whose DANE is broken; after `until` (a UTC date, that day included) it counts no more."""
+
+    match: Pattern
+    reason: Annotated[str, Meta(min_length=1, max_length=256)]
+    until: Date
+    level: SkipLevel = SkipLevel.ENCRYPT
+
+
+Patterns = Annotated[tuple[Pattern, ...], Meta(max_length=1024)]
+
+
+class Dane(_Base, frozen=True):
+    """Patterns match the mail domain, or the MX host where its name is secure or comes from a route."""
+
+    try_: Patterns = msgspec.field(default=(Pattern("*"),), name="try")
+    require: Patterns = ()
+    skip: Annotated[tuple[Skip, ...], Meta(max_length=1024)] = ()
+    digests: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=2)] = (Digest.SHA2_512, Digest.SHA2_256)
+
+
+class OutboundTLS(_Base, frozen=True):
+    without_dane: WithoutDane = WithoutDane.OPPORTUNISTIC
+    min_version: TLSVersion = TLSVersion.TLS_1_2
+    ocsp: OCSP = OCSP.AUTO
+    ca_bundle: Annotated[str, Meta(max_length=65536)] = ""  # PEM, for verify; "": the system's
+
+
+class RootHint(_Base, frozen=True):
+    name: Annotated[str, Meta(min_length=1, max_length=254)]
+    addresses: Annotated[tuple[IPAddress, ...], Meta(min_length=1, max_length=16)]
+
+
+class Stub(_Base, frozen=True):
+    """A zone and the authoritative servers to ask for it. `insecure`: it is unsigned, whatever its parent says."""
+
+    zone: Annotated[str, Meta(min_length=1, max_length=254)]
+    servers: Annotated[tuple[Server, ...], Meta(min_length=1, max_length=16)]
+    insecure: bool = False
+
+
+class Forward(_Base, frozen=True):
+    """A zone and the recursive servers to ask for it. `tls_name`: over TLS, to a server of that name."""
+
+    zone: Annotated[str, Meta(min_length=1, max_length=254)]
+    servers: Annotated[tuple[Server, ...], Meta(min_length=1, max_length=16)]
+    insecure: bool = False
+    tls_name: Annotated[str, Meta(max_length=253)] = ""
+
+
+class SelfTest(_Base, frozen=True):
+    """A name that must come back secure, and one that must fail."""
+
+    secure: Annotated[str, Meta(min_length=1, max_length=254)] = "."
+    bogus: Annotated[str, Meta(min_length=1, max_length=254)] = "dnssec-failed.org"
+
+
+class DNS(_Base, frozen=True):
+    resolver: ResolverKind = ResolverKind.EMBEDDED
+    servers: Annotated[tuple[Server, ...], Meta(max_length=8)] = ()
+    acknowledge_trusted_path: bool = False
+    trust_anchors: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=2048)], ...], Meta(max_length=64)] = ()
+    root_hints: Annotated[tuple[RootHint, ...], Meta(max_length=26)] = ()
+    stubs: Annotated[tuple[Stub, ...], Meta(max_length=64)] = ()
+    forwards: Annotated[tuple[Forward, ...], Meta(max_length=64)] = ()
+    self_test: SelfTest = SelfTest()
+
+
+class Auth(_Base, frozen=True):
+    """A Secret with `username` and `password`."""
+
+    secret_name: Annotated[str, Meta(min_length=1, max_length=253, pattern=_SUBDOMAIN, description=_SUBDOMAIN_WORDS)]
+
+
+class Route(_Base, frozen=True):
+    """No MX lookup: mail for these domains goes to `via`."""
+
+    domains: Annotated[tuple[Pattern, ...], Meta(min_length=1, max_length=1024)]
+    via: HostPort
+    tls_on_connect: bool | None = None  # None: where the port is 465
+    auth: Auth | None = None
+
+    @property
+    def implicit_tls(self) -> bool:
+        return self.via.port == 465 if self.tls_on_connect is None else self.tls_on_connect
+
+
+class OutboundLimits(_Base, frozen=True):
+    connections: Count = 2000  # open submission sessions, both doors together
+    per_destination: Annotated[int, Meta(ge=1, le=10_000)] = 20
+    message_size: Size = Size("50Mi")
+    reuse: Count = 100  # messages over one connection
+    idle: Duration = Duration("5s")
+    final_timeout: Duration = Duration("570s")
+
+
+class Outbound(_Base, frozen=True):
+    submission: Submission = Submission()
+    dane: Dane = Dane()
+    tls: OutboundTLS = OutboundTLS()
+    dns: DNS = DNS()
+    routes: Annotated[tuple[Route, ...], Meta(max_length=256)] = ()
+    limits: OutboundLimits = OutboundLimits()
+    own_names: Annotated[tuple[Pattern, ...], Meta(max_length=64)] = ()
+    own_addresses: Annotated[tuple[Network, ...], Meta(max_length=64)] = ()
+    allow_addresses: Annotated[tuple[Network, ...], Meta(max_length=64)] = ()
+
+
 class Logging(_Base, frozen=True):
     format: LogFormat = LogFormat.EXIM
     selectors: Annotated[tuple[Selector, ...], Meta(max_length=16)] = (Selector.PROXY,)
@@ -224,6 +385,7 @@ class Spec(_Base, frozen=True):
     hostname: Annotated[str, Meta(max_length=253)] | None = None
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
     inbound: Annotated[tuple[Inbound, ...], Meta(max_length=16)] = ()
+    outbound: Outbound | None = None
     logging: Logging = Logging()
     sidecar: Sidecar = Sidecar()
 

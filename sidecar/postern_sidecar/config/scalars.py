@@ -4,15 +4,20 @@ says what is wrong and what would be right; `str()` gives the text back as the f
 from __future__ import annotations
 
 import re
+from datetime import date
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import ClassVar
 
-from postern_sidecar.names import Address, IPNetwork, unmapped
+from postern_sidecar.names import Address, Domain, Endpoint, IPNetwork, domain, unmapped
 
 from .problems import shown
 
 _DURATION = re.compile(r"(?:[0-9]+(?:ms|s|m|h))+", re.ASCII)
 _PART = re.compile(r"([0-9]+)(ms|s|m|h)", re.ASCII)
+_SIZE = re.compile(r"([0-9]+)(k|M|G|Ki|Mi|Gi)?", re.ASCII)
+_SIZE_UNIT = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+_BRACKETED = re.compile(r"\[([^\]]*)\](?::([0-9]*))?", re.ASCII)
+_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _MAPPED = IPv6Network("::ffff:0:0/96")
 _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -120,3 +125,120 @@ class Sources(Network):
             self._value = "*"
         else:
             super().__init__(text)
+
+
+class Size(Scalar):
+    """A Kubernetes quantity of octets: digits, and one of k M G Ki Mi Gi; `octets` is what it comes to."""
+
+    __slots__ = ("octets",)
+    EXPECTED = "a size such as 50Mi or 10M"
+
+    def __init__(self, text: str) -> None:
+        found = _SIZE.fullmatch(text) if len(text) <= 20 else None
+        if found is None:
+            raise ValueError(f"{shown(text)} is not a size; write one like 50Mi or 10M")
+        self.text = text
+        self.octets = int(found[1]) * _SIZE_UNIT[found[2] or ""]
+        self._value = self.octets
+
+
+class Date(Scalar):
+    """A day of the calendar, YYYY-MM-DD."""
+
+    __slots__ = ("day",)
+    EXPECTED = "a date such as 2027-03-01, in quotes"
+
+    def __init__(self, text: str) -> None:
+        try:
+            if len(text) != 10:
+                raise ValueError
+            self.day = date.fromisoformat(text)
+        except ValueError:
+            raise ValueError(f"{shown(text)} is not a date; write one like 2027-03-01") from None
+        self.text = text
+        self._value = self.day
+
+
+class Pattern(Scalar):
+    """`*` for all domains, `*.example.org` for what is below it at any depth, else one domain exactly (contracts 1)."""
+
+    __slots__ = ("below", "name")
+    EXPECTED = "a domain such as example.org, *.example.org, or *"
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.below = text == "*" or text.startswith("*.")
+        try:
+            self.name = Domain("") if text == "*" else domain(text.removeprefix("*."))
+        except ValueError:
+            raise ValueError(f"{shown(text)} is not a domain; write one like example.org, *.example.org or *") from None
+        self._value = (self.below, self.name)
+
+    def fits(self, name: Domain) -> int | None:
+        """How specific the match is, higher is more; None: no match."""
+        if not self.below:
+            return 1 << 16 if name == self.name else None
+        if not self.name:
+            return 0
+        return len(self.name) if name.endswith(f".{self.name}") else None
+
+
+def _host_port(text: str, default: int) -> tuple[str, int]:
+    """`host[:port]`, `[v6]:port`, or a bare IPv6 address. Raises ValueError."""
+    if text.count(":") > 1 and not text.startswith("["):
+        return text, default
+    bracketed = _BRACKETED.fullmatch(text)
+    host, port = (bracketed[1], bracketed[2]) if bracketed else (text.partition(":")[0], text.partition(":")[2] or None)
+    if port is None and not text.endswith(":"):
+        return host, default
+    if not port or not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
+        raise ValueError
+    return host, int(port)
+
+
+class Server(Scalar):
+    """A name server: an address, and a port where it is not 53."""
+
+    __slots__ = ("endpoint", "given")
+    EXPECTED = "a server such as 10.0.0.53, 10.0.0.53:5353 or [fd00::53]:53"
+
+    def __init__(self, text: str) -> None:
+        try:
+            host, port = _host_port(text, 0)
+            address = ip_address(host)
+            if "%" in host:
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"{shown(text)} is not a server; write one like 10.0.0.53:53 or [fd00::53]:53") from None
+        self.text = text
+        self.given = port != 0
+        """Whether the port was; a forward over TLS has another default than 53."""
+        self.endpoint = Endpoint(unmapped(address), port or 53)
+        self._value = (self.endpoint, self.given)
+
+
+class HostPort(Scalar):
+    """A relay: a name or an address, and a port where it is not 25."""
+
+    __slots__ = ("host", "port")
+    EXPECTED = "a relay such as relay.example.org:587, 192.0.2.1:25 or [2001:db8::1]:25"
+
+    def __init__(self, text: str) -> None:
+        try:
+            name, self.port = _host_port(text, 25)
+            self.host: Address | Domain = _address_or_domain(name)
+        except ValueError:
+            remedy = "write one like relay.example.org:587 or [2001:db8::1]:25"
+            raise ValueError(f"{shown(text)} is not a relay; {remedy}") from None
+        self.text = text
+        self._value = (self.host, self.port)
+
+
+def _address_or_domain(text: str) -> Address | Domain:
+    try:
+        return IPAddress(text).address
+    except ValueError:
+        name = domain(text)
+        if not name or name.rpartition(".")[2].isdigit():  # an address with a typo is no name
+            raise ValueError from None
+        return name

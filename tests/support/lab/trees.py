@@ -17,10 +17,12 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "haproxy": ("haproxy",),
     "iproute2": ("iproute2",),
     "nginx": ("nginx", "libnginx-mod-stream"),
+    "nsd": ("nsd",),
     "opensmtpd": ("opensmtpd",),
     "openssl": ("openssl",),
     "postfix": ("postfix",),
     "swaks": ("swaks",),
+    "unbound": ("unbound", "dns-root-data"),
 }
 
 MANIFEST = "packages"  # written last: a tree without it does not count
