@@ -215,6 +215,26 @@ def _warning(fields: Fields) -> str:
     return f" Warning: {_clean(fields.get('message', ''))}"
 
 
+_ARROWS = {"delivered": "=>", "deferred": "==", "bounced": "**"}
+
+
+def _outcome(fields: Fields) -> str:
+    """` => recipient`, as Exim writes a delivery, with `==` where it is put off and `**` where it failed for good."""
+    return f" {_ARROWS[str(fields['outcome'])]} {_bare(fields.get('recipient', ''))}"
+
+
+_next_hop = _socket("H", "address", "port")
+
+
+def _destination(fields: Fields) -> str:
+    """` H=name [address]:port` of the next hop; the name alone where none was connected to."""
+    name = fields.get("host")
+    here = _next_hop(fields)
+    if not name:
+        return here
+    return f" H={_bare(name)} {here[3:]}" if here else f" H={_bare(name)}"
+
+
 _PROXY_ITEMS: dict[str, Item] = {
     "TGT": _socket("TGT", "proxy_target_address", "proxy_target_port"),
     "PRX": _item("PRX", "proxy_host_address", _bare),
@@ -224,6 +244,11 @@ _PROXY_ITEMS: dict[str, Item] = {
 _ITEMS: dict[str, Item] = _PROXY_ITEMS | {
     "H": _host,
     "I": _socket("I", "received_ip_address", "received_port"),
+    "outcome": _outcome,
+    "destination": _destination,
+    "X": _item("X", "tls_out_cipher", _bare),
+    "CV": _item("CV", "verified", _bare),
+    "DN": _item("DN", "tls_out_peerdn", _quoted),
     "in": _item("in", "bytes_in", _bare),
     "out": _item("out", "bytes_out", _bare),
     "D": _item("D", "duration", _seconds),
@@ -238,8 +263,10 @@ _SHAPES = {
     "refused": ("H", "PRX", "R", "C", "detail"),
     "proxy_failed": ("H", "I", "PRX", "R", "C", "detail"),
     "warning": ("H", "Warning"),
+    "delivery": ("outcome", "destination", "X", "CV", "DN", "R", "C", "detail", "D"),
+    "attempt": ("destination", "X", "CV", "DN", "R", "C", "detail", "D"),
 }
-_UNNAMED = frozenset({"warning"})  # Exim writes "ID H=... Warning: ...", without a word for what happened
+_UNNAMED = frozenset({"warning", "delivery"})  # Exim writes "ID H=... Warning: ...", "ID => ...", without a word more
 
 
 def _generic(fields: Fields) -> str:
