@@ -23,7 +23,8 @@ from .accounts import etc
 from .mailserver import MailServer
 from .namespaces import Namespaces
 from .program import PATIENCE, Process, Program
-from .servers import balancers, dovecot, exim, nameserver, opensmtpd, postfix
+from .servers import balancers, dovecot, exim, nameserver, opensmtpd, postfix, unbound
+from .servers.nsd import NameServers
 from .servers.sidecar import Sidecar
 from .snippets import snippet
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .servers.balancers import Forward
+    from .world import World
 
 
 class Lab(Namespaces):
@@ -122,6 +124,17 @@ class Lab(Namespaces):
         process = self.start(program, "nameserver")
         process.log.wait_for("^ready$")
         return process
+
+    def nsd(self, world: World) -> NameServers:
+        """Serves the world's zones, as they are now and after each `reload`."""
+        return NameServers(self, self._etc, world)
+
+    def unbound(
+        self, world: World, *, extra: str = "", port: int = 53, host: str = "pod", anchor: bool = True
+    ) -> Process:
+        """A resolver on 127.0.0.1 that validates from the world's root, or without `anchor` one that does not.
+        `extra`: lines for its server section."""
+        return unbound.start(self, self._etc, world, extra=extra, port=port, host=host, anchor=anchor)
 
     def swaks(self, *arguments: str, host: str = "outside", timeout: float = PATIENCE) -> Process:
         """Runs swaks to its end, whatever its status; its transcript is the log."""
