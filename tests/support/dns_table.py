@@ -7,8 +7,8 @@
     ''', failing=["mx.example.org AAAA"])
     result, asked = run(next_hop(domain("example.org")), DNS)
 
-Everything is secure, denials too, unless it is named in `insecure`, `bogus` or `failing`. An entry there is a name (all its
-types), a name and a type, or `*` for the whole table; it need not exist. `DNS.unsigned()` is the same table
+Everything is secure, denials too, unless it is named in `insecure`, `bogus` or `failing`. An entry there is a name (all
+its types), a name and a type, or `*` for the whole table; it need not exist. `DNS.unsigned()` is the same table
 without a signature: a case that runs with both shows a forgotten flag at once. Aliases are followed as a resolver does.
 
 A line is a name, seconds to live if they are not 300, a type, and data as in a zone file; names are absolute, "." is

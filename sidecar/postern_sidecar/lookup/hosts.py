@@ -29,12 +29,12 @@ class Exchanger:
 class NextHop:
     """Where mail for `domain` goes, in the order of preference; equal preferences are in no order yet.
 
-    `expanded`: what `domain` is an alias of, else `domain` itself. `secure`: the MX answer (or its denial) was
-    validated along the whole way, or a route names the host. `implicit`: there is no MX, the domain is its own host.
-    `routed`: `spec.outbound.routes` says so. `detail` of an insecure one says which link was, for `check`."""
+    `domain` is an address for an address literal. `expanded`: what `domain` is an alias of, else `domain` itself.
+    `secure`: the MX answer (or its denial) was validated along the whole way, or a route names the host. `implicit`:
+    there is no MX, the domain is its own host. `routed`: `spec.outbound.routes` says so."""
 
-    domain: Domain
-    expanded: Domain
+    domain: Domain | Address
+    expanded: Domain | Address
     secure: bool
     exchangers: tuple[Exchanger, ...]
     implicit: bool = False
@@ -75,13 +75,14 @@ class TLSAState(enum.Enum):
 class HostFacts:
     """One host: its addresses in the order to try them (families take turns, RFC 8305 4), and its TLSA records.
 
-    `secure`: the addresses were validated. `base` is the TLSA base domain (RFC 7672 2.2.3), which is also the SNI: the
-    expanded name, or the original one. `expanded`: what `name` is an alias of. `tlsa_ttl`: seconds. `fault`: why there
-    is no address: NO_ADDRESS, NO_SUCH_DOMAIN, BOGUS, FAILED. `detail`: the question behind a fault or a failed TLSA
-    lookup."""
+    `name` and `expanded` are the address where the exchanger is one; else `expanded` is what `name` is an alias of.
+    `secure`: all of `addresses` were validated. `base` is the TLSA base domain (RFC 7672 2.2.3), which is also the SNI:
+    the expanded name, or the original one; None where no TLSA record counts. `tlsa_ttl`: seconds that all of this may
+    be believed. `fault`: why there is no address: NO_ADDRESS, NO_SUCH_DOMAIN, BOGUS, FAILED. `detail`: the question
+    behind a fault or a failed TLSA lookup."""
 
-    name: Domain
-    expanded: Domain
+    name: Domain | Address
+    expanded: Domain | Address
     addresses: tuple[Address, ...] = ()
     secure: bool = False
     base: Domain | None = None
