@@ -29,6 +29,7 @@ server:
     pidfile: ""
     zonelistfile: /run/zone.list
     xfrdfile: ""
+    xfrdir: /run
     database: ""
     rrl-ratelimit: 0
     verbosity: 1
