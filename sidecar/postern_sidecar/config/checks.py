@@ -2,7 +2,7 @@
 
 Each check yields `Problem`s; `check` runs them all, the others are for the sound pieces of a file that is broken
 elsewhere. Errors refuse the policy; warnings say what a soft value gives away. Listeners are
-`config.listener_checks`, rules `config.rule_checks`. Raises nothing.
+`config.listener_checks`, rules `config.rule_checks`, `spec.outbound` is `config.outbound_checks`. Raises nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from . import listener_checks, rule_checks
-from .model import Inbound, LabelSelector, Logging, Operator, Policy
+from .model import Inbound, LabelSelector, Logging, Operator, Outbound, Policy
 from .problems import Problem, error, join, shown
 
 if TYPE_CHECKING:
@@ -32,9 +32,12 @@ def check(policy: Policy) -> list[Problem]:
         found += hostname(spec.hostname)
     if spec.selector is not None:
         found += selector(spec.selector)
-    if not spec.inbound:
+    if not spec.inbound and spec.outbound is None:
         found += nothing_to_do()
     found += listeners(dict(enumerate(spec.inbound)))
+    if spec.outbound is not None:
+        found += outbound_hostname(spec.hostname)
+        found += outbound(spec.outbound, dict(enumerate(spec.inbound)))
     found += logging(spec.logging)
     return found
 
@@ -54,6 +57,15 @@ def metadata(fields: Mapping[str, object]) -> Iterator[Problem]:
 def hostname(name: str) -> Iterator[Problem]:
     if len(name) > 253 or not _HOSTNAME.fullmatch(name):
         yield error("spec.hostname", f"{shown(name)} is not a host name", "write one like mail.example.net")
+
+
+def outbound_hostname(name: str | None) -> Iterator[Problem]:
+    """Destinations judge a client by its EHLO (RFC 5321 4.1.4); what is no host name at all `hostname` finds."""
+    if name is None:
+        yield error("spec.hostname", "is required with outbound and missing", "write one like mail.example.net")
+    elif _HOSTNAME.fullmatch(name) and ("." not in name or name.rpartition(".")[2].isdigit()):
+        message = f"{shown(name)} is not qualified, and with outbound other servers are greeted with it"
+        yield error("spec.hostname", message, "write a name that they can look up, such as mail.example.net")
 
 
 def selector(chosen: LabelSelector) -> Iterator[Problem]:
@@ -85,7 +97,8 @@ def _label(key: str, values: tuple[str, ...], path: str) -> Iterator[Problem]:
 
 
 def nothing_to_do() -> Iterator[Problem]:
-    yield error("spec.inbound", "has no listener, so there is nothing to do", "give at least one")
+    message = "has neither a listener nor outbound, so there is nothing to do"
+    yield error("spec", message, "give inbound, outbound, or both")
 
 
 def listeners(known: Mapping[int, Inbound]) -> Iterator[Problem]:
@@ -95,6 +108,13 @@ def listeners(known: Mapping[int, Inbound]) -> Iterator[Problem]:
         path = join("spec.inbound", index)
         yield from listener_checks.listener(inbound, path)
         yield from rule_checks.rules(inbound, path)
+
+
+def outbound(chosen: Outbound, known: Mapping[int, Inbound]) -> Iterator[Problem]:
+    """`known` are the listeners by their index; broken ones may be missing."""
+    from . import outbound_checks  # a sidecar without outbound never needs it
+
+    yield from outbound_checks.outbound(chosen, known)
 
 
 def logging(chosen: Logging) -> Iterator[Problem]:

@@ -50,13 +50,14 @@ def _port_clashes(inbound: Inbound, path: str, earlier: Iterable[tuple[int, Inbo
     if inbound.port == ADMIN_PORT:
         yield error(where, f"{ADMIN_PORT} is the sidecar's admin port", "take another port")
     for index, other in earlier:
-        if other.port == inbound.port and _overlap(inbound.address, other.address):
+        if other.port == inbound.port and overlap(inbound.address, other.address):
             message = f"spec.inbound[{index}] listens on port {inbound.port} of the same address"
             yield error(where, message, "take another port, or give the two listeners different addresses")
             return
 
 
-def _overlap(one: IPAddress | None, other: IPAddress | None) -> bool:
+def overlap(one: IPAddress | None, other: IPAddress | None) -> bool:
+    """Whether a port cannot be listened on at both; None is all addresses."""
     if one is None or other is None or one == other:
         return True
     same_family = one.address.version == other.address.version
@@ -65,13 +66,19 @@ def _overlap(one: IPAddress | None, other: IPAddress | None) -> bool:
 
 def _backend_is_a_loop(inbound: Inbound, path: str, ports: set[int]) -> Iterator[Problem]:
     backend = inbound.backend
-    addresses = [backend.address, *([backend.address6] if backend.handover is HandoverKind.TRANSPARENT else [])]
-    if not any(address.address.is_loopback for address in addresses):
+    if not dials_loopback(inbound):
         return
     if backend.port == ADMIN_PORT or backend.port in ports:
         what = "the sidecar's admin port" if backend.port == ADMIN_PORT else "a port that the sidecar listens on"
         message = f"{backend.port} is {what}: sessions would go round in a loop"
         yield error(f"{path}.backend.port", message, "give the port that the mail server listens on, such as 2525")
+
+
+def dials_loopback(inbound: Inbound) -> bool:
+    """Whether the mail server, for one family of clients at least, is in this pod."""
+    backend = inbound.backend
+    addresses = [backend.address, *([backend.address6] if backend.handover is HandoverKind.TRANSPARENT else [])]
+    return any(address.address.is_loopback for address in addresses)
 
 
 def _address_is_nowhere(inbound: Inbound, path: str) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""The scalars of a policy that are more than strings: durations, addresses, networks. Each raises ValueError that
+"""The scalars of a policy that are more than strings: durations, networks, domain patterns. Each raises ValueError that
 says what is wrong and what would be right; `str()` gives the text back as the file had it."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from datetime import date
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import ClassVar
 
-from postern_sidecar.names import Address, Domain, Endpoint, IPNetwork, domain, unmapped
+from postern_sidecar.names import ROOT, Address, Domain, Endpoint, IPNetwork, domain, unmapped
 
 from .problems import shown
 
@@ -16,9 +16,11 @@ _DURATION = re.compile(r"(?:[0-9]+(?:ms|s|m|h))+", re.ASCII)
 _PART = re.compile(r"([0-9]+)(ms|s|m|h)", re.ASCII)
 _SIZE = re.compile(r"([0-9]+)(k|M|G|Ki|Mi|Gi)?", re.ASCII)
 _SIZE_UNIT = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)  # date.fromisoformat also knows weeks, 2027-W09-1
 _BRACKETED = re.compile(r"\[([^\]]*)\](?::([0-9]*))?", re.ASCII)
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _MAPPED = IPv6Network("::ffff:0:0/96")
+_MAX_NAME = 254  # with its final dot; what is longer is not worth an IDNA table
 _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -150,7 +152,7 @@ class Date(Scalar):
 
     def __init__(self, text: str) -> None:
         try:
-            if len(text) != 10:
+            if not _DATE.fullmatch(text):
                 raise ValueError
             self.day = date.fromisoformat(text)
         except ValueError:
@@ -169,7 +171,7 @@ class Pattern(Scalar):
         self.text = text
         self.below = text == "*" or text.startswith("*.")
         try:
-            self.name = Domain("") if text == "*" else domain(text.removeprefix("*."))
+            self.name = ROOT if text == "*" else _host(text.removeprefix("*."))
         except ValueError:
             raise ValueError(f"{shown(text)} is not a domain; write one like example.org, *.example.org or *") from None
         self._value = (self.below, self.name)
@@ -238,7 +240,12 @@ def _address_or_domain(text: str) -> Address | Domain:
     try:
         return IPAddress(text).address
     except ValueError:
-        name = domain(text)
-        if not name or name.rpartition(".")[2].isdigit():  # an address with a typo is no name
-            raise ValueError from None
-        return name
+        return _host(text)
+
+
+def _host(text: str) -> Domain:
+    """A name that a host may have: not the root, and not an address with a typo. Raises ValueError."""
+    name = domain(text[: _MAX_NAME + 1])
+    if len(text) > _MAX_NAME or not name or name.rpartition(".")[2].isdigit():
+        raise ValueError
+    return name

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from . import checks, json_reader, rule_checks, tree
-from .model import Inbound, LabelSelector, Logging, Policy, Rule
+from .model import Inbound, LabelSelector, Logging, Outbound, Policy, Route, Rule
 from .problems import InvalidPolicy, Problem, Unreadable, error, join
 from .tree import Document, Node, Unparsable
 
@@ -157,15 +157,38 @@ def _sound_pieces(pieces: Mapping[str, Node], found: Iterable[Problem]) -> Itera
         if piece is not None:
             yield from check(piece)
     paths = sound.items("spec.inbound")
-    if not paths and sound.absent_or_empty("spec", "inbound"):
+    if not paths and sound.absent("spec.inbound", []) and sound.absent("spec.outbound", None):
         yield from checks.nothing_to_do()
     listeners = [sound.get(path, Inbound) for path in paths]
-    yield from checks.listeners({number: known for number, known in enumerate(listeners) if known is not None})
-    for path, known in zip(paths, listeners, strict=True):
-        for where in sound.items(f"{path}.rules") if known is None else ():
+    known = {number: inbound for number, inbound in enumerate(listeners) if inbound is not None}
+    yield from checks.listeners(known)
+    for path, inbound in zip(paths, listeners, strict=True):
+        for where in sound.items(f"{path}.rules") if inbound is None else ():
             rule = sound.get(where, Rule)
             if rule is not None:
                 yield from rule_checks.compiles(rule, where)
+    if "spec.outbound" in pieces and not sound.absent("spec.outbound", None):
+        yield from _sound_outbound(sound, known)
+
+
+def _sound_outbound(sound: _Sound, listeners: Mapping[int, Inbound]) -> Iterator[Problem]:
+    from . import outbound_checks, route_checks
+
+    hostname = sound.get("spec.hostname", str)
+    if hostname is not None or sound.absent("spec.hostname", None):
+        yield from checks.outbound_hostname(hostname)
+    whole = sound.get("spec.outbound", Outbound)
+    if whole is not None:
+        yield from outbound_checks.outbound(whole, listeners)
+        return
+    for section in outbound_checks.SECTIONS:
+        piece = sound.get(f"spec.outbound.{section.name}", section.kind)
+        if piece is not None:
+            yield from section.check(piece)
+    for path in sound.items(route_checks.PATH):
+        route = sound.get(path, Route)
+        if route is not None:
+            yield from route_checks.route(route, path)
 
 
 _PIECES: tuple[tuple[str, Any, Callable[[Any], Iterator[Problem]]], ...] = (
@@ -190,12 +213,13 @@ class _Sound:
             [join(path, number) for number in range(len(node.value))] if node and isinstance(node.value, list) else []
         )
 
-    def absent_or_empty(self, path: str, member: str) -> bool:
-        """A mapping that is there and has nothing by this name, or an empty list."""
-        mapping = self.pieces.get(path)
+    def absent(self, path: str, *nothing: object) -> bool:
+        """A mapping is there and has nothing by this name, or one of `nothing`."""
+        above, _, member = path.rpartition(".")
+        mapping = self.pieces.get(above)
         if mapping is None or not isinstance(mapping.value, dict):
             return False
-        return member not in mapping.value or mapping.value[member].value == []
+        return member not in mapping.value or mapping.value[member].value in nothing
 
     def get(self, path: str, kind: type[_T]) -> _T | None:
         node = self.pieces.get(path)

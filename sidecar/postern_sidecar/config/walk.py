@@ -22,12 +22,6 @@ from .tree import Node, described
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_LATER = {
-    "spec.outbound": (
-        "outbound delivery is not in this version of Postern, it comes with the next release",
-        "leave the section out until then",
-    ),
-}
 _QUOTED_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
@@ -67,7 +61,7 @@ def _value(node: Node, shape: inspect.Type, path: str, hint: str = "") -> Iterat
         case _:
             found = _collection(node, shape, path) or _leaf(node, shape, path, hint)
             if found is None:
-                remedy = f"write {expected(shape, hint)}{_unquote(node.value, shape)}"
+                remedy = f"write {expected(shape, hint)}{_quotes(node.value, shape)}"
                 yield error(path, f"is {described(node.value)}", remedy, node.line)
             else:
                 yield from found
@@ -123,9 +117,7 @@ def _struct(node: Node, members: dict[str, Node], shape: inspect.StructType, pat
     fields = {field.encode_name: field for field in shape.fields}
     for name, member in members.items():
         if name not in fields:
-            where = join(path, name)
-            message, remedy = _LATER.get(where) or (f"unknown field {shown(name)}", _meant(name, fields))
-            yield error(where, message, remedy, member.line)
+            yield error(join(path, name), f"unknown field {shown(name)}", _meant(name, fields), member.line)
     for name, field in fields.items():
         if name in members:
             yield from _value(members[name], field.type, join(path, name))
@@ -155,8 +147,10 @@ def _scalar(node: Node, value: str, shape: inspect.CustomType, path: str) -> Ite
         yield error(path, message, remedy, node.line)
 
 
-def _unquote(value: object, shape: inspect.Type) -> str:
-    """YAML's quotes make text of a number or a boolean."""
+def _quotes(value: object, shape: inspect.Type) -> str:
+    """YAML's quotes make text of a number or a boolean, and a version without them is a number."""
+    if isinstance(shape, inspect.EnumType) and isinstance(value, float) and str(value) in _choices(shape):
+        return f': "{value}", in quotes'
     if not isinstance(value, str):
         return ""
     number = isinstance(shape, inspect.IntType) and _QUOTED_NUMBER.fullmatch(value)

@@ -44,27 +44,6 @@ SHAPE: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
-        "the next release's section",
-        listener() + "  outbound: {dane: {}}\n",
-        [
-            (
-                "9: spec.outbound: outbound delivery is not in this version of Postern, it comes with the next release; "
-                "leave the section out until then"
-            )
-        ],
-    ),
-    (
-        "only the next release's section",
-        "spec:\n  outbound: {}\n",
-        [
-            "4: spec.inbound: has no listener, so there is nothing to do; give at least one",
-            (
-                "5: spec.outbound: outbound delivery is not in this version of Postern, it comes with the next release; "
-                "leave the section out until then"
-            ),
-        ],
-    ),
-    (
         "required fields",
         "spec:\n  inbound:\n  - backend: {}\n",
         [
@@ -197,7 +176,7 @@ SHAPE: list[tuple[str, str, list[str]]] = [
                 "6: spec.selector: is empty, which in Kubernetes would select every pod; "
                 "give matchLabels or matchExpressions, or leave selector out: then it selects none"
             ),
-            "7: spec.zzz: unknown field 'zzz'; known here: selector, hostname, priority, inbound, logging, sidecar",
+            "7: spec.zzz: unknown field 'zzz'; known here: selector, hostname, priority, inbound, outbound, logging, sidecar",
             "8: spec.logging.selectors[1]: +proxy stands there twice; keep one of the two",
             "11: spec.inbound[0].port: 15925 is the sidecar's admin port; take another port",
             (
@@ -238,7 +217,7 @@ MEANING: list[tuple[str, str, list[str]]] = [
     (
         "no listener",
         "spec: {inbound: []}\n",
-        ["4: spec.inbound: has no listener, so there is nothing to do; give at least one"],
+        ["4: spec: has neither a listener nor outbound, so there is nothing to do; give inbound, outbound, or both"],
     ),
     (
         "Plain",

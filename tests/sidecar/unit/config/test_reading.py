@@ -183,7 +183,7 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
                 "number.yaml:2: apiVersion: 'postern.dev/v1' is not allowed here; "
                 "did you mean postern.dev/v1alpha1? (known here: postern.dev/v1alpha1)"
             ),
-            "number.yaml:4: spec.inbound: has no listener, so there is nothing to do; give at least one",
+            "number.yaml:4: spec: has neither a listener nor outbound, so there is nothing to do; give inbound, outbound, or both",
         ],
     ),
 ]
@@ -248,7 +248,7 @@ def test_json_under_any_name() -> None:
 def test_yaml_that_begins_like_json() -> None:
     flow = "{apiVersion: postern.dev/v1alpha1, kind: MailProxyPolicy, metadata: {name: x}, spec: {inbound: []}}"
     assert problems(flow) == [
-        "policy.yaml:1: spec.inbound: has no listener, so there is nothing to do; give at least one"
+        "policy.yaml:1: spec: has neither a listener nor outbound, so there is nothing to do; give inbound, outbound, or both"
     ]
 
 
