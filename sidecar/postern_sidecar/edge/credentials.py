@@ -42,7 +42,7 @@ def load(directory: Path | None, routes: Iterable[Route], warn: Callable[[str], 
 def _text(file: Path) -> str:
     """Without the line end that `echo` and editors leave. Raises ValueError: why there is none."""
     try:
-        with open(file, "rb", opener=_at_once) as opened:  # noqa: PTH123 - Path.open takes no opener
+        with open(file, "rb", opener=_at_once) as opened:
             data = opened.read(MAX_SIZE + 1) or b""
     except OSError as problem:
         raise ValueError(f"cannot be read: {problem.strerror}") from None
