@@ -7,36 +7,13 @@ Whoever drives one asks a resolver, a test's table, or a cache. Nothing here rai
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import TypeVar
 
 from postern_sidecar.answers import Answer, Question
 
 T = TypeVar("T")
 Asking = Generator[tuple[Question, ...], tuple[Answer, ...], T]
-
-
-def together(askings: Sequence[Asking[T]]) -> Asking[list[T]]:
-    """Several at once: each round asks what all of them wait for. -> their results, in the order given."""
-    results: dict[int, T] = {}
-    waiting = {number: _resumed(asking, None, number, results) for number, asking in enumerate(askings)}
-    while waiting := {number: questions for number, questions in waiting.items() if questions}:
-        answers = yield tuple(question for questions in waiting.values() for question in questions)
-        for number, questions in waiting.items():
-            waiting[number] = _resumed(askings[number], answers[: len(questions)], number, results)
-            answers = answers[len(questions) :]
-    return [results[number] for number in range(len(askings))]
-
-
-def _resumed(
-    asking: Asking[T], answers: tuple[Answer, ...] | None, number: int, results: dict[int, T]
-) -> tuple[Question, ...]:
-    """What it asks next; () when it has ended, and left its result."""
-    try:
-        return next(asking) if answers is None else asking.send(answers)
-    except StopIteration as done:
-        results[number] = done.value
-        return ()
 
 
 def said(answer: Answer) -> str:
