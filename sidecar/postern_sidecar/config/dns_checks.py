@@ -95,7 +95,7 @@ def _trust_anchor_does_not_parse(chosen: DNS) -> Iterator[Problem]:
         try:
             trust_anchors.parse(text)
         except ValueError as problem:
-            message, _, remedy = str(problem).partition("; ")
+            message, _, remedy = str(problem).rpartition("; ")
             yield error(f"{PATH}.trustAnchors[{index}]", message, remedy)
 
 

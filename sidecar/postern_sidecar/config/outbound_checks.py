@@ -124,7 +124,7 @@ def tls(chosen: OutboundTLS) -> Iterator[Problem]:
     try:
         _certificates(chosen.ca_bundle)
     except ValueError as problem:
-        message, _, remedy = str(problem).partition("; ")
+        message, _, remedy = str(problem).rpartition("; ")
         yield error(f"{path}.caBundle", message, remedy)
     if chosen.without_dane is not WithoutDane.VERIFY:
         message = f"is read for withoutDane: Verify only, and it is {chosen.without_dane.value}"

@@ -143,7 +143,7 @@ def _scalar(node: Node, value: str, shape: inspect.CustomType, path: str) -> Ite
     try:
         shape.cls(value)
     except ValueError as problem:
-        message, _, remedy = str(problem).partition("; ")
+        message, _, remedy = str(problem).rpartition("; ")
         yield error(path, message, remedy, node.line)
 
 
