@@ -171,7 +171,7 @@ def test_what_is_asked() -> None:
 
 @pytest.mark.parametrize("require", [(), ("*",)], ids=["try", "require"])
 @pytest.mark.parametrize("without", list(WithoutDane))
-def test_row_16_usable_records_authenticate_whatever_would_be_without(
+def test_row_16_usable_records_authenticate_whatever_else_is_set(
     require: tuple[str, ...], without: WithoutDane
 ) -> None:
     """Contracts section 5: "DANE overrides `withoutDane` only"."""
