@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import certificate, trees
 from .accounts import etc
+from .destinations import Sink
 from .mailserver import MailServer
 from .namespaces import Namespaces
 from .program import PATIENCE, Process, Program
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from .destinations import Behaviour
+    from .host import Address
     from .servers.balancers import Forward
     from .world import World
 
@@ -135,6 +138,12 @@ class Lab(Namespaces):
         """A resolver on 127.0.0.1 that validates from the world's root, or without `anchor` one that does not.
         `extra`: lines for its server section."""
         return unbound.start(self, self._etc, world, extra=extra, port=port, host=host, anchor=anchor)
+
+    def sink(self, table: Mapping[Address, Behaviour]) -> Sink:
+        """SMTP destinations on `outside`, all in one process."""
+        sink = Sink(self, self._etc, table)
+        sink.wait()
+        return sink
 
     def swaks(self, *arguments: str, host: str = "outside", timeout: float = PATIENCE) -> Process:
         """Runs swaks to its end, whatever its status; its transcript is the log."""
