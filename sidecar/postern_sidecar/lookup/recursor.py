@@ -1,7 +1,8 @@
 """What the embedded resolver is told: a policy's `dns` as the configuration of an Unbound for this sidecar only.
 
 It validates (RFC 4035 5), asks the root and everybody below it itself, and answers on one loopback port. Every value is
-parsed and written anew, so that no text of a policy can add a line. `files` raises ValueError, naming the field.
+parsed and written anew, so that no text of a policy can add a line. `files` raises ValueError, for which a policy that
+`config` has judged gives no cause.
 
 Names and trust: without `trust_anchors` the root's anchor is used, kept current in a file of its own (RFC 5011); with
 them, they alone. A stub or forward gets its names past Unbound's built-in empty zones (`test.`, `10.in-addr.arpa.`);
@@ -11,12 +12,11 @@ it for both.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from postern_sidecar.config import trust_anchors
 from postern_sidecar.names import domain
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from postern_sidecar.config.scalars import Server
     from postern_sidecar.names import Domain
 
+PATH: Final = "spec.outbound.dns"
 CONFIGURATION: Final = "unbound.conf"
 HINTS: Final = "root.hints"
 ANCHOR: Final = "root.key"
 PORT_TLS: Final = 853  # RFC 7858 3.1
-_MAX_ANCHOR: Final = 2048
 _HINT_TTL: Final = 3600000  # as in the root's own file
 _PLAIN_PATH: Final = re.compile(r'[^"\\\x00-\x1f\x7f]+')
 
@@ -82,9 +82,9 @@ ede: yes
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one Unbound lives. `directory` is its own and holds what `files` names; `hints` and `bundle` are files of
-    the system: the root's servers (used without `root_hints`), and CAs in PEM for forwards over TLS; "": there is none.
-    `ipv6`: the machine has a way out over IPv6."""
+    """Where one Unbound lives. `directory` is its own and holds what `files` names. `hints` and `bundle` are files of
+    the system, "" where there is none: the root's servers (used without `root_hints`), and CAs in PEM, without which
+    Unbound would take any certificate of a forward over TLS. `ipv6`: the machine has a way out over IPv6."""
 
     port: int
     directory: str
@@ -106,31 +106,6 @@ def files(dns: DNS, place: Place) -> dict[str, str]:
     return texts
 
 
-def trust_anchor(text: str) -> str:
-    """A DS or DNSKEY record in zone file form, as one clean line. Raises ValueError."""
-    fields = text.split()
-    if len(text) > _MAX_ANCHOR or not text.isascii() or len(fields) < 2:
-        raise ValueError("is not a DS or DNSKEY record")
-    owner, rest = domain(fields[0]), fields[1:]
-    while rest and (rest[0].upper() == "IN" or rest[0].isdecimal()):  # class and TTL, in any order
-        rest = rest[1:]
-    if len(rest) < 5 or rest[0].upper() not in ("DS", "DNSKEY"):
-        raise ValueError("is not a DS or DNSKEY record")
-    kind, *numbers = rest[:4]
-    if not all(number.isdecimal() and int(number) < 1 << 16 for number in numbers):
-        raise ValueError(f"is not a {kind.upper()} record: three numbers come first")
-    return f"{_dotted(owner)} IN {kind.upper()} {' '.join(numbers)} {_data(kind.upper(), ''.join(rest[4:]))}"
-
-
-def _data(kind: str, text: str) -> str:
-    try:
-        if kind == "DS":
-            return bytes.fromhex(text).hex().upper()
-        return base64.b64encode(base64.b64decode(text, validate=True)).decode()
-    except (ValueError, binascii.Error):
-        raise ValueError(f"is not a {kind} record: its data are not {'hex' if kind == 'DS' else 'base64'}") from None
-
-
 def _configuration(dns: DNS, place: Place) -> Iterator[str]:
     zones: tuple[Stub | Forward, ...] = (*dns.stubs, *dns.forwards)
     servers = [server for zone in zones for server in zone.servers]
@@ -148,7 +123,7 @@ def _configuration(dns: DNS, place: Place) -> Iterator[str]:
         yield f'root-hints: "{HINTS}"'
     elif place.hints:
         yield f"root-hints: {_path(place.hints)}"
-    if place.bundle:
+    if any(forward.tls_name for forward in dns.forwards):
         yield f"tls-cert-bundle: {_path(place.bundle)}"
     for zone in zones:
         name = _zone(zone)
@@ -166,21 +141,15 @@ def _configuration(dns: DNS, place: Place) -> Iterator[str]:
 def _anchors(dns: DNS) -> Iterator[str]:
     if needs_root_anchor(dns):
         yield f'auto-trust-anchor-file: "{ANCHOR}"'
-    for number, text in enumerate(dns.trust_anchors):
-        try:
-            yield f'trust-anchor: "{trust_anchor(text)}"'
-        except ValueError as error:
-            raise ValueError(f"spec.outbound.dns.trustAnchors[{number}] {error}") from None
+    for text in dns.trust_anchors:
+        yield f'trust-anchor: "{trust_anchors.parse(text)}"'
 
 
 def _forward(forward: Forward) -> Iterator[str]:
     if not forward.tls_name:
         yield from _clause("forward", _zone(forward), _at(forward.servers))
         return
-    try:
-        name = domain(forward.tls_name)
-    except ValueError as error:
-        raise ValueError(f"spec.outbound.dns.forwards[].tlsName {error}") from None
+    name = _named(forward.tls_name, "forwards[].tlsName")
     yield from _clause("forward", _zone(forward), (f"{at}#{name}" for at in _at(forward.servers, PORT_TLS)))
     yield "forward-tls-upstream: yes"
 
@@ -198,31 +167,29 @@ def _at(servers: Iterable[Server], default: int = 53) -> Iterator[str]:
 
 
 def _zone(zone: Stub | Forward) -> str:
+    return f"{_named(zone.zone, 'stubs[].zone')}."
+
+
+def _named(text: str, field: str) -> Domain:
+    """Raises ValueError."""
     try:
-        return _dotted(domain(zone.zone))
+        return domain(text)
     except ValueError as error:
-        raise ValueError(f"spec.outbound.dns: zone {error}") from None
+        raise ValueError(f"{PATH}.{field}: {text!r} {error}") from None
 
 
 def _hints(dns: DNS) -> Iterator[str]:
-    for number, hint in enumerate(dns.root_hints):
-        try:
-            name = _dotted(domain(hint.name))
-        except ValueError as error:
-            raise ValueError(f"spec.outbound.dns.rootHints[{number}].name {error}") from None
+    for hint in dns.root_hints:
+        name = f"{_named(hint.name, 'rootHints[].name')}."
         yield f". {_HINT_TTL} IN NS {name}"
         for address in hint.addresses:
             kind = "A" if address.address.version == 4 else "AAAA"
             yield f"{name} {_HINT_TTL} IN {kind} {address.address}"
 
 
-def _dotted(name: Domain) -> str:
-    return f"{name}."
-
-
 def _path(path: str) -> str:
     if not _PLAIN_PATH.fullmatch(path):
-        raise ValueError("a path with such characters cannot be written into the resolver's configuration")
+        raise ValueError(f"{path!r} is no path that the resolver's configuration can name")
     return f'"{path}"'
 
 
