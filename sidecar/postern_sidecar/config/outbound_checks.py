@@ -167,7 +167,7 @@ def _is_certificate(body: str) -> bool:
     except ValueError:
         return False
     octets = der[1] & 0x7F if len(der) > 1 and der[1] & 0x80 else 0
-    return der[:1] == b"\x30" and octets in (1, 2, 3) and int.from_bytes(der[2 : 2 + octets]) == len(der) - 2 - octets
+    return der[:1] == b"\x30" and octets in (1, 2) and int.from_bytes(der[2 : 2 + octets]) == len(der) - 2 - octets
 
 
 def limits(chosen: OutboundLimits) -> Iterator[Problem]:
