@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class Link:
     """`channel`: the edge's connection, opaque here. `keywords`: of the last EHLO reply. `level`: achieved; None until
     then. `handshake`: None in clear. `matched`: the TLSA record that the certificate met, as in a zone file.
-    `used`: transactions so far. `key`: what it may be pooled under, set with the level."""
+    `used`: transactions so far. `key`: what it may be pooled under, set with the level. `note`: what the log should say
+    of it besides, such as why it is in clear."""
 
     channel: object
     endpoint: Endpoint
@@ -28,3 +29,4 @@ class Link:
     usage: int = 0
     used: int = 0
     key: PoolKey | None = None
+    note: str = ""

@@ -1,0 +1,42 @@
+"""How a leg drives `lookup`'s generators: their questions become `Ask` commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .commands import Ask
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from postern_sidecar.answers import Question
+    from postern_sidecar.lookup.asking import Asking
+
+    from .commands import Work
+
+T = TypeVar("T")
+
+
+def together(askings: Sequence[Asking[T]]) -> Work[list[T]]:
+    """What all of them come to; what they want to know at the same time is asked at once."""
+    results: dict[int, T] = {}
+    waiting: dict[int, Any] = dict.fromkeys(range(len(askings)))  # and the answers that each is to be sent
+    while waiting:
+        wanted: dict[int, tuple[Question, ...]] = {}
+        for number, answers in waiting.items():
+            try:
+                wanted[number] = askings[number].send(answers)
+            except StopIteration as done:
+                results[number] = done.value
+        known: list[Any] = []
+        if wanted:
+            known += yield Ask(tuple(question for questions in wanted.values() for question in questions))
+        waiting = {}
+        for number, questions in wanted.items():
+            waiting[number], known = tuple(known[: len(questions)]), known[len(questions) :]
+    return [results[number] for number in range(len(askings))]
+
+
+def one(asking: Asking[T]) -> Work[T]:
+    (result,) = yield from together([asking])
+    return result
