@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import fields
 
 from postern_sidecar import config
+from postern_sidecar.config.model import Outbound
 
+DER = base64.b64encode(b"\x30\x81\x80" + bytes(128)).decode()
+CA = f"-----BEGIN CERTIFICATE-----\n{DER}\n-----END CERTIFICATE-----\n"
 FULL: dict[str, Any] = {
     "apiVersion": "postern.dev/v1alpha1",
     "kind": "MailProxyPolicy",
@@ -42,6 +48,48 @@ FULL: dict[str, Any] = {
                 "timeouts": {"idle": "15m"},
             }
         ],
+        "outbound": {
+            "submission": {"port": 11025, "lmtpPort": 11024, "bareNewline": "Reject"},
+            "dane": {
+                "try": ["*"],
+                "require": ["*.bank.example"],
+                "skip": [
+                    {"match": "broken.example", "reason": "ticket 4711", "until": "2027-03-01", "level": "Encrypt"}
+                ],
+                "digests": ["SHA2-256"],
+            },
+            "tls": {"withoutDane": "Verify", "minVersion": "1.3", "ocsp": "Auto", "caBundle": CA},
+            "dns": {
+                "resolver": "Embedded",
+                "servers": [],
+                "acknowledgeTrustedPath": False,
+                "trustAnchors": ["corp.example. IN DNSKEY 257 3 15 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="],
+                "rootHints": [{"name": "ns.test", "addresses": ["10.0.0.1"]}],
+                "stubs": [{"zone": "corp.example", "servers": ["10.0.0.53:53"], "insecure": False}],
+                "forwards": [{"zone": ".", "servers": ["[fd00::53]:853"], "tlsName": "dns.example", "insecure": False}],
+                "selfTest": {"secure": ".", "bogus": "bogus.example"},
+            },
+            "routes": [
+                {
+                    "domains": ["*.corp.example"],
+                    "via": "relay.corp.example:587",
+                    "tlsOnConnect": False,
+                    "auth": {"secretName": "relay"},
+                },
+                {"domains": ["b.example"], "via": "[2001:db8::1]:465"},
+            ],
+            "limits": {
+                "connections": 100,
+                "perDestination": 5,
+                "messageSize": "10Mi",
+                "reuse": 10,
+                "idle": "5s",
+                "finalTimeout": "570s",
+            },
+            "ownNames": ["mx.example.net"],
+            "ownAddresses": ["192.0.2.25"],
+            "allowAddresses": ["10.0.0.0/8"],
+        },
         "logging": {"format": "Exim", "selectors": ["+proxy"]},
         "sidecar": {"holdMailServer": True, "image": "x", "resources": {"limits": {"cpu": "1"}}},
     },
@@ -69,6 +117,12 @@ _JUNK = st.sampled_from(
         "*",
         "::1",
         "Smtp",
+        "a.example",
+        "127.0.0.1:25",
+        "2027-03-01",
+        "1Mi",
+        "Servers",
+        1.2,
         "x" * 2000,
         "a\n",
         [],
@@ -114,6 +168,27 @@ def test_the_full_manifest_is_good() -> None:
     assert policy.spec.inbound[0].limits.overrides[0].connections_per_client == 200
     assert policy.spec.selector is not None
     assert policy.spec.selector.match_expressions[0].values == ("front",)
+    assert policy.spec.outbound is not None
+    assert policy.spec.outbound.routes[1].implicit_tls
+
+
+def _structs(kind: Any) -> list[type[Struct]]:
+    """Those that a field's type is made of."""
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return [kind]
+    return [struct for inner in get_args(kind) for struct in _structs(inner)]
+
+
+def test_the_full_manifest_has_every_field_of_outbound() -> None:
+    """So that what ties the two ways together meets every one."""
+    named = {step for path in paths(FULL["spec"]["outbound"]) for step in path if isinstance(step, str)}
+    structs: list[type[Struct]] = [Outbound]
+    known = set[str]()
+    while structs:
+        for field in fields(structs.pop()):
+            known.add(field.encode_name)
+            structs += _structs(field.type)
+    assert named == known
 
 
 def test_a_file(tmp_path: Path) -> None:
@@ -205,7 +280,8 @@ try:
     config.load(Path(sys.argv[1]))
 except config.InvalidPolicy:
     pass
-heavy = {"ruamel.yaml", "cel_expr_python", "postern_sidecar.config.walk", "difflib", "argparse", "asyncio"}
+heavy = {"ruamel.yaml", "cel_expr_python", "postern_sidecar.config.walk", "difflib", "argparse", "asyncio", "idna"}
+heavy |= {"postern_sidecar.config.outbound_checks", "postern_sidecar.outbound", "cryptography"}
 print(sorted(heavy & sys.modules.keys()))
 """
 
@@ -217,10 +293,14 @@ print(sorted(heavy & sys.modules.keys()))
         ({"rules": [{"name": "a", "when": "proxy_failed", "action": "Log"}]}, "['cel_expr_python']"),
         ({"proxyProtocol": {"requiredFrom": ["*"]}}, "[]"),
         ({"proxyProtocol": {"requiredFrom": "*"}}, "['postern_sidecar.config.walk']"),
+        ({"outbound": FULL["spec"]["outbound"]}, "['postern_sidecar.config.outbound_checks']"),
+        ({"outbound": {"ownNames": ["bücher.example"]}}, "['idna', 'postern_sidecar.config.outbound_checks']"),
     ],
 )
 def test_what_a_policy_does_not_need_is_not_imported(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
     manifest = copy.deepcopy(FULL)
+    outbound = change.pop("outbound", None)
+    manifest["spec"] |= {"outbound": outbound}
     manifest["spec"]["inbound"][0] |= change
     path = tmp_path / "policy.json"
     path.write_text(json.dumps(manifest))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from msgspec import inspect
 
-from postern_sidecar.config.model import Backend, Count, ListenerName, Logging, Protocol, Rule
-from postern_sidecar.config.scalars import Duration, IPAddress, Network, Sources
+from postern_sidecar.config.model import Backend, Count, Digest, ListenerName, Logging, Outbound, Protocol, Route, Rule
+from postern_sidecar.config.scalars import Date, Duration, HostPort, IPAddress, Network, Pattern, Server, Size, Sources
 from postern_sidecar.config.walk import expected
 
 
@@ -26,6 +26,14 @@ from postern_sidecar.config.walk import expected
         (IPAddress, "an IP address such as 127.0.0.1 or ::1"),
         (Network, "a network such as 10.0.0.0/8 or fd00::/8, or an address"),
         (Sources, "a network such as 10.0.0.0/8 or fd00::/8, an address, or *"),
+        (Size, "a size such as 50Mi or 10M"),
+        (Date, "a date such as 2027-03-01, in quotes"),
+        (Pattern, "a domain such as example.org, *.example.org, or *"),
+        (Server, "a server such as 10.0.0.53, 10.0.0.53:5353 or [fd00::53]:53"),
+        (HostPort, "a relay such as relay.example.org:587, 192.0.2.1:25 or [2001:db8::1]:25"),
+        (Outbound, "a mapping"),
+        (Route, "a mapping with domains, via"),
+        (Digest, "one of SHA2-256, SHA2-512"),
         (Backend, "a mapping with port, handover"),
         (Logging, "a mapping"),
         (dict[str, Any], "a mapping"),
