@@ -39,7 +39,7 @@ ANY_PURPOSE = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
 SERIAL = 0x5EC0DE
 
 Bit = Literal["digital_signature", "key_cert_sign", "crl_sign", "key_encipherment", "key_agreement"]
-_POOL = 16
+_POOL = 256
 # A 512-bit modulus, for keys too weak to be made by today's libraries, and its private exponent.
 _WEAK_N = int(
     "c4f1d094f2a0c640528d5b7f4497879276f48ea00b1b31f083fac8cb93e756fc"
@@ -140,6 +140,7 @@ def issue(
     subject: x509.Name | None = None,
     issuer: x509.Name | None = None,
     serial: int = SERIAL,
+    identifiers: bool = False,
     spoilt: bool = False,
 ) -> Certified:
     """A certificate and its key.
@@ -149,7 +150,8 @@ def issue(
     True, False: what they say. `bits`: keyUsage; `purposes`: extendedKeyUsage. `permitted`, `excluded`:
     nameConstraints, strings are dNSNames. `extensions`: more of them, (value, critical). `digest` of the signature;
     sha1 and md5 ask for an issuer with an RSA key. `subject` and `issuer` stand in for the names that `common_name`
-    and `by` give. `spoilt`: the signature does not verify.
+    and `by` give. `identifiers`: subjectKeyIdentifier and authorityKeyIdentifier. `spoilt`: the signature does not
+    verify.
     """
     own = key or _pooled(common_name or "")
     signer = by.key if by else own
@@ -172,6 +174,10 @@ def issue(
         builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
     if permitted is not None or excluded is not None:
         builder = builder.add_extension(x509.NameConstraints(_general(permitted), _general(excluded)), critical=True)
+    if identifiers:
+        above = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+        builder = builder.add_extension(above, critical=False)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical=critical)
     return Certified(_signed(builder, signer, digest, spoilt=spoilt), own, by)

@@ -10,6 +10,7 @@ behind the first is passed over, and `path.MAX_STEPS` bounds the arithmetic. Rai
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -59,6 +60,9 @@ def _anchored(
     now: datetime,
 ) -> Match:
     search = _search(others, records)
+    if not search.anchors and not search.keys:
+        detail = "no TLSA record matches the server's certificate or an authority that it sent"
+        raise NotAuthenticated(Reason.TLSA_MISMATCH, detail)
     trouble: NotAuthenticated | None = None
     for path in search.paths((leaf,)):
         try:
@@ -67,15 +71,8 @@ def _anchored(
             trouble = trouble or error
         else:
             return Match(path.record, path.depth, leaf.name, name)
-    raise trouble or search.trouble or _mismatch(search)
-
-
-def _mismatch(search: Search) -> NotAuthenticated:
-    if search.anchors:
-        detail = "a TLSA record matches an authority, but none that issued the server's certificate"
-    else:
-        detail = "no TLSA record matches the server's certificate or an authority above it"
-    return NotAuthenticated(Reason.TLSA_MISMATCH, detail)
+    detail = "no TLSA record matches an authority that issued the server's certificate"
+    raise trouble or search.trouble or NotAuthenticated(Reason.TLSA_MISMATCH, detail)
 
 
 def _search(others: Iterable[Certificate], records: Sequence[TLSA]) -> Search:
@@ -84,7 +81,7 @@ def _search(others: Iterable[Certificate], records: Sequence[TLSA]) -> Search:
     for issuer in dict.fromkeys((*_in_dns(records), *others)):
         try:
             name = name_key(issuer.subject.rdns)
-            issuer.issuer  # noqa: B018  # the search reads it
+            issuer.issuer, issuer.spki  # noqa: B018  # the search reads them
             record = next(filter(issuer.matches, records), None)
         except NotAuthenticated:
             continue
@@ -102,9 +99,5 @@ def _in_dns(records: Iterable[TLSA]) -> list[Certificate]:
 def _bare_keys(records: Iterable[TLSA]) -> Iterable[tuple[TLSA, PublicKeyTypes]]:
     for record in records:
         if (record.selector, record.matching) == (SPKI, FULL):
-            try:
-                key = load_der_public_key(record.data)
-                require_strength(key, "the trust anchor in DNS")
-            except (ValueError, UnsupportedAlgorithm, NotAuthenticated):
-                continue
-            yield record, key
+            with contextlib.suppress(ValueError, UnsupportedAlgorithm):
+                yield record, load_der_public_key(record.data)

@@ -90,16 +90,19 @@ class Search:
     trouble: NotAuthenticated | None = None
 
     def paths(self, below: tuple[Certificate, ...]) -> Iterator[Path]:
-        """All ways that go on from `below`."""
+        """All ways that go on from `below`. A bare key is for where nobody showed a certificate of it: one that did may
+        have limits that the key does not tell of."""
         top = below[-1]
+        shown = False
         for issuer in self.candidates.get(name_key(top.issuer.rdns), ()):
-            if issuer in below or not self._signed(top, issuer):
+            if issuer in below or _same_authority(top, issuer) or not self._signed(top, issuer):
                 continue
+            shown = True
             if (record := self.anchors.get(issuer)) is not None:
                 yield Path((*below, issuer), record, bare=False)
             else:
                 yield from self.paths((*below, issuer))
-        for record, key in self.keys:
+        for record, key in () if shown else self.keys:
             if self._signed_by_key(top, key):
                 yield Path(below, record, bare=True)
 
@@ -120,6 +123,7 @@ class Search:
             return False
         try:
             require_signature(certificate, key)
+            require_strength(key, "the trust anchor in DNS")
         except NotAuthenticated as trouble:
             if trouble.reason is Reason.WEAK:
                 self.trouble = self.trouble or trouble
@@ -131,6 +135,12 @@ class Search:
         if self.steps < 0:
             self.trouble = NotAuthenticated(Reason.CHAIN, f"more than {MAX_STEPS} signatures to look at")
         return self.steps >= 0
+
+
+def _same_authority(certificate: Certificate, other: Certificate) -> bool:
+    """Two certificates of one key and one name: what leads on from the other leads on from below too. A server's
+    certificate that signed itself has no issuer."""
+    return certificate.self_issued and certificate.spki == other.spki
 
 
 def judge(path: Path, references: Sequence[Domain], now: datetime) -> Domain:

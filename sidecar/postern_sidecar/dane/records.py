@@ -36,7 +36,8 @@ _LENGTHS = {1: 32, 2: 64}
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`considered`: what a certificate may match. `usable`: these, and those that a stronger digest outranks.
+    """`considered`: what a certificate may match, in an order that does not depend on how DNS shuffled them: DANE-EE
+    first, and OpenSSL's beyond that. `usable`: these, and those that a stronger digest outranks.
     `dropped`: the unusable, outranked and surplus ones, each with the reason, MAX_RECORDS of them at most. `usage`:
     tls_out_tlsa_usage, the OR of 1 << usage over `usable`."""
 
@@ -61,10 +62,11 @@ def select(records: Iterable[TLSA], digests: Sequence[Digest]) -> Selection:
             continue
         if len(dropped) < MAX_RECORDS:
             dropped.append((record, why))
-    considered, outranked = _agile(usable, strength)
+    order = sorted(usable, key=lambda each: (-each.usage, -each.selector, -strength.get(each.matching, -9), each.data))
+    considered, outranked = _agile(order, strength)
     return Selection(
         considered=considered,
-        usable=tuple(usable),
+        usable=tuple(order),
         dropped=(*dropped, *((record, "a stronger digest is published") for record in outranked))[:MAX_RECORDS],
         usage=_bits(usable),
     )
