@@ -148,19 +148,38 @@ def _self_test_has_no_names(chosen: DNS) -> Iterator[Problem]:
 
 
 def _self_test_cannot_pass(chosen: DNS) -> Iterator[Problem]:
-    """A trust anchor at or below an insecure zone is the nearer one, and counts."""
+    """With trust anchors the root's own does not count, and one at or below an insecure zone is the nearer one."""
     name = _name(chosen.self_test.secure)
-    if name is None or chosen.trust_anchors:
+    if name is None:
+        return
+    if chosen.trust_anchors:
+        yield from _trusted_by_nothing(chosen, name)
         return
     for field, zones in _zones(chosen):
         for index, zone in enumerate(zones):
             above = _name(zone.zone)
-            if zone.insecure and above is not None and (above in (ROOT, name) or name.endswith(f".{above}")):
+            if zone.insecure and above is not None and _below(name, above):
                 message = (
                     f"nothing in {zone.zone} is validated then, so {chosen.self_test.secure} never comes back secure"
                 )
                 remedy = "leave insecure out, or let selfTest.secure name a signed zone elsewhere"
                 yield error(f"{PATH}.{field}[{index}].insecure", message, remedy)
+
+
+def _trusted_by_nothing(chosen: DNS, name: Domain) -> Iterator[Problem]:
+    try:
+        anchors = [trust_anchors.parse(text) for text in chosen.trust_anchors]
+    except ValueError:
+        return
+    if not any(_below(name, anchor.owner) for anchor in anchors):
+        message = f"{chosen.self_test.secure} is below no trust anchor, so it never comes back secure"
+        remedy = "add the root's own to trustAnchors, which replace it, or let selfTest.secure name a zone that has one"
+        yield error(f"{PATH}.selfTest.secure", message, remedy)
+
+
+def _below(name: Domain, zone: Domain) -> bool:
+    """At it, too."""
+    return zone in (ROOT, name) or name.endswith(f".{zone}")
 
 
 def _name(text: str) -> Domain | None:

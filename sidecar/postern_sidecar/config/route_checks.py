@@ -5,6 +5,7 @@ after what it finds. Raises nothing.
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from .listener_checks import ADMIN_PORT, overlap
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .scalars import Network, Pattern
 
 PATH = "spec.outbound.routes"
+_BROADCAST = IPv4Address("255.255.255.255")
 LOOPBACK = (IPAddress("127.0.0.1"), IPAddress("::1"))
 """Where the doors are."""
 
@@ -29,7 +31,7 @@ def route(chosen: Route, path: str) -> Iterator[Problem]:
     host = chosen.via.host
     if isinstance(host, str):
         return
-    if host.is_unspecified or host.is_multicast:
+    if host.is_unspecified or host.is_multicast or host == _BROADCAST:
         yield error(f"{path}.via", f"{chosen.via} is no address of a relay", "write the relay's name, or its address")
     elif chosen.auth is not None:
         message = f"{chosen.via} has no name, so neither DANE nor a certificate can say who would hear the password"
@@ -51,6 +53,7 @@ def together(outbound: Outbound, listeners: Mapping[int, Inbound]) -> Iterator[P
         yield from _relay_is_a_loop(chosen, path, outbound, listeners)
         yield from _relay_is_not_dialled(chosen, path, outbound)
         yield from _required_dane_cannot_be(chosen, path, outbound)
+        yield from _nothing_to_verify(chosen, path, outbound)
         yield from _password_is_never_sent(chosen, path, outbound)
 
 
@@ -97,10 +100,13 @@ def _relay_is_not_dialled(chosen: Route, path: str, outbound: Outbound) -> Itera
     """Loopback and own addresses would let mail re-enter the pod's server as trusted (contracts section 5)."""
     dialled = _dialled(chosen)
     ours = [address for address in dialled if address.is_loopback or _within(address, outbound.own_addresses)]
-    if ours and not any(_within(address, outbound.allow_addresses) for address in ours):
-        message = f"{chosen.via} is in this pod, where the mail server may trust whatever comes from here"
-        remedy = f"name a relay elsewhere, or write {ours[0]} in spec.outbound.allowAddresses"
-        yield error(f"{path}.via", message, remedy)
+    found = ours or [address for address in dialled if address.is_link_local]
+    if found and not any(_within(address, outbound.allow_addresses) for address in found):
+        why = "in this pod, where the mail server may trust whatever comes from here"
+        if not ours:
+            why = "link-local, where the node's own services are"
+        remedy = f"name a relay elsewhere, or write {found[0]} in spec.outbound.allowAddresses"
+        yield error(f"{path}.via", f"{chosen.via} is {why}", remedy)
 
 
 def _within(address: Address, networks: Iterable[Network]) -> bool:
@@ -118,6 +124,12 @@ def _required_dane_cannot_be(chosen: Route, path: str, outbound: Outbound) -> It
             message = f"{chosen.via} has no DANE, and dane.require has {required}: mail for {pattern} would never go"
             yield error(f"{path}.via", message, "write the relay's name")
             return
+
+
+def _nothing_to_verify(chosen: Route, path: str, outbound: Outbound) -> Iterator[Problem]:
+    if outbound.tls.without_dane is WithoutDane.VERIFY and not isinstance(chosen.via.host, str):
+        message = f"{chosen.via} has no name to verify, and withoutDane is Verify: its mail would never go"
+        yield error(f"{path}.via", message, "write the relay's name")
 
 
 def _password_is_never_sent(chosen: Route, path: str, outbound: Outbound) -> Iterator[Problem]:

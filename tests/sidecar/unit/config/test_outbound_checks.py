@@ -650,6 +650,32 @@ DNS: list[tuple[str, str, list[str]]] = [
         )
         for zone in (".", "example", "b.example", "A.b.example")
     ),
+    *(
+        (
+            f"a self-test of {name} and the anchor of {owner}",
+            outbound(f"dns: {{trustAnchors: ['{owner}{DS[1:]}'], selfTest: {{secure: {name}}}}}"),
+            [
+                f"7: {OUT}.dns.selfTest.secure: {name} is below no trust anchor, so it never comes back secure; add the root's own to trustAnchors, which replace it, or let selfTest.secure name a zone that has one"
+            ]
+            if never
+            else [],
+        )
+        for owner, name, never in (
+            (".", "org", False),
+            ("Corp.example.", "corp.example", False),
+            ("corp.example.", "a.b.corp.example", False),
+            ("corp.example.", "example", True),
+            ("corp.example.", "xcorp.example", True),
+        )
+    ),
+    (
+        "the default self-test and another anchor than the root's",
+        outbound(f"dns: {{trustAnchors: ['corp{DS}']}}"),
+        [
+            f"7: {OUT}.dns.selfTest.secure: . is below no trust anchor, so it never comes back secure; add the root's own to trustAnchors, which replace it, or let selfTest.secure name a zone that has one"
+        ],
+    ),
+    ("two anchors", outbound(f"dns: {{trustAnchors: ['corp{DS}', '{DS}']}}"), []),
     (
         "an island of trust",
         outbound(
@@ -663,6 +689,7 @@ KEEP_ROUTE = "keep one of the two: a domain has one route"
 NO_NAME = (
     "has no name, so neither DANE nor a certificate can say who would hear the password; write the relay's name in via"
 )
+NOTHING_TO_VERIFY = "has no name to verify, and withoutDane is Verify: its mail would never go; write the relay's name"
 NEVER_SENT = "AUTH needs DANE or a verified certificate, and here there is neither: all its mail is deferred; let dane.try have the relay's name, or set tls.withoutDane: Verify"
 
 
@@ -684,7 +711,7 @@ ROUTES: list[tuple[str, str, list[str]]] = [
             outbound(_route(address)),
             [f"7: {OUT}.routes[0].via: {address} is no address of a relay; write the relay's name, or its address"],
         )
-        for address in ("0.0.0.0", "::", "224.0.0.1:25", "[ff02::1]:25")
+        for address in ("0.0.0.0", "::", "224.0.0.1:25", "[ff02::1]:25", "255.255.255.255")
     ),
     ("an address", outbound(_route("192.0.2.1:587")), []),
     *(
@@ -693,8 +720,25 @@ ROUTES: list[tuple[str, str, list[str]]] = [
             outbound(_route("192.0.2.1", ", auth: {secretName: s}") + f"\ntls: {{withoutDane: {level}}}"),
             [f"7: {OUT}.routes[0].auth: 192.0.2.1 {NO_NAME}"],
         )
-        for level in ("Opportunistic", "Verify")
+        for level in ("Opportunistic", "Encrypt")
     ),
+    (
+        "AUTH to an address, and nothing to verify",
+        outbound(_route("192.0.2.1", ", auth: {secretName: s}") + "\ntls: {withoutDane: Verify}"),
+        [f"7: {OUT}.routes[0].auth: 192.0.2.1 {NO_NAME}", f"7: {OUT}.routes[0].via: 192.0.2.1 {NOTHING_TO_VERIFY}"],
+    ),
+    ("a name to verify", outbound(_route("relay.example") + "\ntls: {withoutDane: Verify}"), []),
+    *(
+        (
+            f"via link-local {address}",
+            outbound(_route(via)),
+            [
+                f"7: {OUT}.routes[0].via: {via} is link-local, where the node's own services are; name a relay elsewhere, or write {address} in {OUT}.allowAddresses"
+            ],
+        )
+        for via, address in (("169.254.169.254", "169.254.169.254"), ("[fe80::1]:587", "fe80::1"))
+    ),
+    ("link-local, allowed", outbound(_route("169.254.1.1") + "\nallowAddresses: [169.254.1.1]"), []),
     *(
         (
             f"via {via}",

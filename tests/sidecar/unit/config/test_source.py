@@ -67,7 +67,7 @@ FULL: dict[str, Any] = {
                 "rootHints": [{"name": "ns.test", "addresses": ["10.0.0.1"]}],
                 "stubs": [{"zone": "corp.example", "servers": ["10.0.0.53:53"], "insecure": False}],
                 "forwards": [{"zone": ".", "servers": ["[fd00::53]:853"], "tlsName": "dns.example", "insecure": False}],
-                "selfTest": {"secure": ".", "bogus": "bogus.example"},
+                "selfTest": {"secure": "a.corp.example", "bogus": "bogus.example"},
             },
             "routes": [
                 {
@@ -76,7 +76,7 @@ FULL: dict[str, Any] = {
                     "tlsOnConnect": False,
                     "auth": {"secretName": "relay"},
                 },
-                {"domains": ["b.example"], "via": "[2001:db8::1]:465"},
+                {"domains": ["b.example"], "via": "other.example:465"},
             ],
             "limits": {
                 "connections": 100,
