@@ -1,7 +1,6 @@
 """Where mail for a domain goes: its route, its MX hosts, or itself (RFC 5321 5.1, RFC 7505).
 
     next_hop(domain)              asks MX; -> NextHop, or NoNextHop and why
-    in_order(exchangers, chance)  the order to try them in
     groups(exchangers)            hosts of one preference together
     cut_at_own(hosts, is_own)     hosts whose addresses are known, cut where one of them is ours
 
@@ -15,7 +14,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from postern_sidecar.answers import MX, Kind, Question, State
 from postern_sidecar.names import unmapped
@@ -84,19 +83,10 @@ def _is_own(name: Domain, own: Iterable[Pattern]) -> bool:
 
 
 def groups(exchangers: Iterable[Exchanger]) -> list[list[Exchanger]]:
-    """Those of one preference together, the preferred first. A leg looks up one group at a time, whole: only then does
-    it know whether one of them is ourselves."""
+    """Those of one preference together, the preferred first; in which order within one is chance (RFC 5321 5.1), which
+    is not here. A leg looks up one group at a time, whole: only then does it know whether one of them is ourselves."""
     ranked = sorted(exchangers, key=attrgetter("preference"))
     return [list(group) for _, group in groupby(ranked, key=attrgetter("preference"))]
-
-
-def in_order(exchangers: Iterable[Exchanger], shuffle: Callable[[list[Any]], None]) -> list[Exchanger]:
-    """By preference, and by chance within one (RFC 5321 5.1). `shuffle` works in place."""
-    ordered: list[Exchanger] = []
-    for group in groups(exchangers):
-        shuffle(group)
-        ordered += group
-    return ordered
 
 
 def cut_at_own(

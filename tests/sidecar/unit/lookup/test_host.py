@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from dns_table import Table, run, table
-from postern_sidecar.answers import TLSA, Question
+from postern_sidecar.answers import TLSA, Kind, Question
 from postern_sidecar.lookup.host import host
 from postern_sidecar.lookup.hosts import Fault, HostFacts, TLSAState
 from postern_sidecar.names import domain
@@ -132,22 +132,26 @@ def test_row_14_only_at_the_original_name() -> None:
     assert asked == [*ADDRESSES, "CNAME mx.example.org", TLSA_ORIGINAL]
 
 
+def answered_twice(dns: Table, alias: Table) -> tuple[HostFacts, list[Question]]:
+    """What is known where the question for the alias itself is answered by another table."""
+    asking = host(NAME)
+    asked, questions = next(asking), list[Question]()
+    while True:
+        questions += asked
+        answers = tuple((alias if question.kind is Kind.CNAME else dns).answer(question) for question in asked)
+        try:
+            asked = asking.send(answers)
+        except StopIteration as done:
+            return done.value, questions
+
+
 @pytest.mark.parametrize(("how", "state"), [("failing", TLSAState.FAILED), ("bogus", TLSAState.BOGUS)])
 def test_row_14_no_answer_on_the_alias(how: str, state: TLSAState) -> None:
     """RFC 7672 2.1.2: nobody can say whether there is DANE. The alias is in no chain here: only the question fails."""
     broken = table(ALIAS + AT_ORIGINAL, insecure=["real.example"], **{how: ["mx.example.org CNAME"]})
     whole = table(ALIAS + AT_ORIGINAL, insecure=["real.example"])
-    asking = host(NAME)
-    questions: list[Question] = []
-    asked = next(asking)
-    facts = None
-    while facts is None:
-        questions += asked
-        try:
-            asked = asking.send(tuple((broken if q.kind.value == "CNAME" else whole).answer(q) for q in asked))
-        except StopIteration as done:
-            facts = done.value
-    assert (facts.tlsa, facts.records, questions[-1].kind.value) == (state, (), "CNAME")
+    facts, questions = answered_twice(whole, broken)
+    assert (facts.tlsa, facts.records, questions[-1].kind) == (state, (), Kind.CNAME)
     assert facts.detail.startswith("CNAME mx.example.org: SERVFAIL")
 
 
@@ -277,3 +281,5 @@ def test_so_may_what_rests_on_an_alias() -> None:
     assert known(table(zone, insecure=["real.example"]))[0].tlsa_ttl == 350
     shorter = table(zone.replace(" 360 ", " 340 "), insecure=["real.example"])
     assert known(shorter)[0].tlsa_ttl == 340
+    renewed = table(zone.replace(" 400 ", " 330 "))
+    assert answered_twice(table(zone, insecure=["real.example"]), renewed)[0].tlsa_ttl == 330

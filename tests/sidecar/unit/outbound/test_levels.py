@@ -61,8 +61,8 @@ def hop(*, secure: bool = True, expanded: Domain = DOMAIN) -> NextHop:
     return NextHop(DOMAIN, expanded, secure, (EXCHANGER,))
 
 
-def implicit(*, secure: bool = True) -> NextHop:
-    return NextHop(DOMAIN, DOMAIN, secure, (Exchanger(DOMAIN),), implicit=True)
+def implicit(*, secure: bool = True, expanded: Domain = DOMAIN) -> NextHop:
+    return NextHop(DOMAIN, expanded, secure, (Exchanger(DOMAIN),), implicit=True)
 
 
 def routed(via: Domain | Address = MX) -> NextHop:
@@ -190,7 +190,8 @@ BASE, ALIAS = domain("real.example"), domain("alias.example")
         (hop(expanded=ALIAS), MX, MX, {DOMAIN, ALIAS, MX}),
         (hop(), MX, BASE, {DOMAIN, BASE}),
         (implicit(), DOMAIN, DOMAIN, {DOMAIN}),
-        (implicit(), DOMAIN, BASE, {DOMAIN, BASE}),
+        (implicit(expanded=BASE), DOMAIN, BASE, {DOMAIN, BASE}),
+        (implicit(expanded=BASE), DOMAIN, DOMAIN, {DOMAIN}),
         (routed(), MX, MX, {MX}),
         (routed(), MX, BASE, {MX, BASE}),
     ],
