@@ -16,7 +16,9 @@ _DIGITS = frozenset(b"0123456789")
 
 
 class ReplyError(Exception):
-    """The server said something that is not an SMTP reply."""
+    """The server said something that is not an SMTP reply. `replies`: whole ones of the same bytes, before it."""
+
+    replies: tuple[Reply, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,22 @@ class ReplyReader:
         """Raises ReplyError."""
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         replies: list[Reply] = []
-        for line in lines:
-            reply = self._line(line.removesuffix(b"\r"))
-            if reply is not None:
-                replies.append(reply)
-        if len(self._buffer) > MAX_LINE:
-            raise ReplyError("a reply line is too long")
+        try:
+            for line in lines:
+                reply = self._line(line.removesuffix(b"\r"))
+                if reply is not None:
+                    replies.append(reply)
+            if len(self._buffer) > MAX_LINE:
+                raise ReplyError("a reply line is too long")
+        except ReplyError as error:
+            error.replies = tuple(replies)
+            raise
         return replies
+
+    @property
+    def partial(self) -> bool:
+        """There are bytes of a reply that is not whole yet."""
+        return bool(self._buffer or self._lines)
 
     def _line(self, line: bytes) -> Reply | None:
         code, separator, text = line[:3], line[3:4], line[4:]

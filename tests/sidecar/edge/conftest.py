@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pytest
 
 _UVLOOP = ("test_counts.py",)
-_BOTH = ("test_admin.py", "test_control.py", "test_resolver.py")
+_BOTH = ("test_admin.py", "test_channel.py", "test_control.py", "test_dial.py", "test_perform.py", "test_resolver.py")
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
