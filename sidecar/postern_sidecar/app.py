@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from postern_sidecar.config.model import Policy
     from postern_sidecar.config.options import Options
+    from postern_sidecar.edge.outbound import Outbound
 
 SWEEP = 0.2  # seconds between looks at what is overdue among sessions that are not handed over yet
 SWEEPS_OF_SPLICES = 5  # every so many looks, also among those that are
@@ -92,6 +93,8 @@ class Sidecar:
         self.terminating = False
         self.own = own_addresses()
         self.ports: dict[Key, ListeningPort] = {}
+        self.outbound: Outbound | None = None
+        self.left: list[Outbound] = []  # no longer in the policy, deliveries left
         self.exposure = exposed.Exposure()
         self.retired: list[ListeningPort] = []  # no longer listening, sessions left
         self.metrics = Metrics(VERSION)
@@ -117,6 +120,7 @@ class Sidecar:
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Raises BindError with nothing left behind."""
         stack.callback(self.output.close)
+        stack.push_async_callback(self._close_outbound)
         await self._install(self.current.policy)
         stack.callback(self._close_ports)
         host, port = await stack.enter_async_context(
@@ -149,6 +153,10 @@ class Sidecar:
         for port in self.ports.values():
             bound = port.bound
             self.event("listening", name=port.listener.inbound.name, address=bound.address, port=bound.port)
+        if self.outbound is not None:
+            for door, addresses in self.outbound.addresses.items():
+                for bound in addresses:
+                    self.event("listening", name=f"submission-{door}", address=bound.address, port=bound.port)
         for warning in self.current.loaded.warnings:
             self.event("warning", message=str(warning))
         if self.error is not None:
@@ -162,7 +170,8 @@ class Sidecar:
         made = listeners(policy, policy.spec.hostname or system_hostname(), self.own)
         wanted = {_key(listener): listener for listener in made}
         gone = {key: self.ports[key] for key in self.ports.keys() - wanted.keys()}
-        fresh = await self._bind_fresh([listener for key, listener in wanted.items() if key not in self.ports], gone)
+        new = [listener for key, listener in wanted.items() if key not in self.ports]
+        fresh = await self._bind_fresh(policy, new, gone)
         for key, port in gone.items():
             del self.ports[key]
             port.close()
@@ -178,9 +187,12 @@ class Sidecar:
         self.exposure.forget()
         self.spawn(self._look_for_exposure())
 
-    async def _bind_fresh(self, new: list[Listener], gone: dict[Key, ListeningPort]) -> dict[Key, ListeningPort]:
-        """The new listeners, bound. Where one of `gone` has the same port number on another address, that one has to
-        make way first; it gets its port back if the new ones are not to be had. Raises BindError."""
+    async def _bind_fresh(
+        self, policy: Policy, new: list[Listener], gone: dict[Key, ListeningPort]
+    ) -> dict[Key, ListeningPort]:
+        """The new listeners, bound, and the outbound side as `policy` has it. Where one of `gone` has the same port
+        number on another address, that one has to make way first; it gets its port back if the new ones are not to be
+        had. Raises BindError."""
         numbers = {listener.inbound.port for listener in new}
         in_the_way = [port for (_, number), port in gone.items() if number in numbers]
         fresh: dict[Key, ListeningPort] = {}
@@ -191,6 +203,7 @@ class Sidecar:
                 sock = self._listen(listener)
                 limiter = Limiter(listener.inbound.limits, listener.required)
                 fresh[_key(listener)] = ListeningPort(self.shared, listener, limiter, sock)
+            await self._install_outbound(policy)
         except BindError:
             for port in fresh.values():
                 port.close()
@@ -198,6 +211,45 @@ class Sidecar:
                 await port.reopen(self._listen(port.listener))
             raise
         return fresh
+
+    async def _install_outbound(self, policy: Policy) -> None:
+        """Raises BindError with nothing changed."""
+        section = policy.spec.outbound
+        if section is None:
+            if self.outbound is not None:
+                self._leave_outbound(self.outbound)
+            return
+        from postern_sidecar.edge import outbound  # with libraries that inbound alone does not need
+
+        settings = outbound.settings_of(
+            section,
+            policy.spec.hostname or system_hostname(),
+            self.own,
+            self.options.credentials,
+            lambda message: self.event("warning", message=message),
+        )
+        if self.outbound is not None:
+            await self.outbound.replace(settings)
+            return
+        started = outbound.Outbound(
+            settings, state_dir=self.options.state_dir, write=self.log, on_quiet=self._look_whether_drained
+        )
+        await started.start(ephemeral=self.options.ephemeral_ports)
+        self.outbound = started
+        self.metrics.outbound(started.collector())
+
+    def _leave_outbound(self, outbound: Outbound) -> None:
+        outbound.terminate()
+        self.left.append(outbound)
+        self.outbound = None
+        self.metrics.outbound(None)
+
+    def _all_outbound(self) -> list[Outbound]:
+        return [*self.left, *([self.outbound] if self.outbound is not None else [])]
+
+    async def _close_outbound(self) -> None:
+        for outbound in self._all_outbound():
+            await outbound.close()
 
     def _listen(self, listener: Listener) -> socket.socket:
         inbound = listener.inbound
@@ -276,6 +328,8 @@ class Sidecar:
             self.draining_since = self.loop.time()
             self.event("drain", message=f"stopping; sessions have {self.options.grace:g} s")
         self._close_ports()
+        for outbound in self._all_outbound():
+            outbound.terminate()
 
     def _close_ports(self) -> None:
         for port in self.ports.values():
@@ -286,7 +340,7 @@ class Sidecar:
         if self.draining_since is None or not all(port.closing and port.quiet for port in self._all_ports()):
             return
         self.drained.set()
-        if self.terminating:
+        if self.terminating and all(outbound.quiet for outbound in self._all_outbound()):
             self.stopped.set()
 
     def _all_ports(self) -> list[ListeningPort]:
@@ -309,10 +363,16 @@ class Sidecar:
 
     def _sweep_splices(self, now: float) -> None:
         self.retired = [port for port in self.retired if port.open]
+        for outbound in [outbound for outbound in self.left if outbound.quiet]:
+            self.left.remove(outbound)
+            self.spawn(outbound.close())
         for port in self._all_ports():
             port.sweep_splices(now)
             if self.draining_since is not None and now >= self.draining_since + self.options.grace:
                 port.press(now, self.draining_since + self.options.grace)
+        if self.terminating and self.draining_since is not None and now >= self.draining_since + self.options.grace:
+            for outbound in self._all_outbound():
+                outbound.press()
 
     def _pause_accepting(self) -> None:
         self.event("descriptors", message="out of file descriptors for sessions: accepting pauses; raise ulimit -n")
@@ -335,9 +395,11 @@ class Sidecar:
     def ready(self, scope: str | None) -> tuple[bool, str]:
         if self.draining_since is not None:
             return False, "draining"
-        if scope == "outbound":
+        if scope is None and self.ports:
+            return True, "ok"  # a DNS fault must not take inbound mail down (contracts section 3)
+        if self.outbound is None:
             return False, "this configuration has no outbound"
-        return True, "ok"
+        return self.outbound.ready
 
     def config(self) -> dict[str, Any]:
         return {

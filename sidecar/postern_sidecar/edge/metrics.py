@@ -135,6 +135,7 @@ class Metrics:
         self.reloads: Counter[str] = Counter(accepted=0, refused=0)
         self.last_reload_successful = False
         self.dropped_lines = 0
+        self._outbound: Collector | None = None
         self.registry.register(_Sidecar(self))
         ProcessCollector(registry=self.registry)
 
@@ -163,6 +164,14 @@ class Metrics:
     def config_refused(self) -> None:
         self.last_reload_successful = False
         self.reloads["refused"] += 1
+
+    def outbound(self, collector: Collector | None) -> None:
+        """What outbound tells of itself from now on; None: there is no outbound any more."""
+        if self._outbound is not None:
+            self.registry.unregister(self._outbound)
+        if collector is not None:
+            self.registry.register(collector)
+        self._outbound = collector
 
     def log_dropped(self, lines: int) -> None:
         self.dropped_lines += lines
