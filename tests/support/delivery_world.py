@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dns_table import Table
+    from postern_sidecar.answers import Question
     from postern_sidecar.config.model import Outbound
     from postern_sidecar.names import Address, Domain, Endpoint
     from postern_sidecar.outbound.commands import Work
@@ -96,7 +97,7 @@ class Channel:
 
 @dataclass
 class DeliveryWorld:
-    """`mails`: (address, level, half-dane) of each MAIL; `dialled`: addresses, in order; `log`: the records."""
+    """`mails`: address and level of each MAIL; `dialled`: addresses, `asked`: questions, in order; `log`: the records."""
 
     dns: Table
     hosts: Mapping[Address, Host]
@@ -105,6 +106,7 @@ class DeliveryWorld:
     ready: bool = True
     mails: list[tuple[Address, str]] = field(default_factory=list)
     dialled: list[Address] = field(default_factory=list)
+    asked: list[Question] = field(default_factory=list)
     log: list[Any] = field(default_factory=list)
 
     def deliver(self, target: Domain | Address, *, eight_bit: bool = False, smtputf8: bool = False) -> Reply:
@@ -132,6 +134,7 @@ class DeliveryWorld:
     def _performed(self, command: commands.Command) -> object:
         match command:
             case commands.Ask(questions):
+                self.asked += questions
                 return tuple(map(self.dns.answer, questions))
             case commands.Admit():
                 return True

@@ -18,6 +18,7 @@ import pytest
 from certificates import EXPIRED, issue
 from delivery_world import DeliveryWorld, Host, own_words, reply
 from dns_table import table
+from postern_sidecar.answers import Kind
 from postern_sidecar.config.model import OCSP, Auth, Dane, Outbound, OutboundTLS, Route, Skip, SkipLevel, WithoutDane
 from postern_sidecar.config.scalars import Date, HostPort, Pattern
 from postern_sidecar.names import Address, Domain, domain
@@ -223,6 +224,7 @@ SCENES = {
     "encrypt_no_starttls": Scene(PLAIN + UNUSABLE, host=NO_STARTTLS),
     "encrypt_handshake_failed": Scene(PLAIN + UNUSABLE, host=NO_TLS),
     "verify_wrong_name": Scene(PLAIN, outbound=VERIFY, host=Host(OTHER_LEAF.path)),
+    "verify_forgeable_name": Scene(PLAIN, insecure=("example.org",), outbound=VERIFY),
     "verify_untrusted": Scene(PLAIN, outbound=VERIFY, host=Host(LEAF.path, trust="self-signed certificate")),
     "may_banner_554": Scene(PLAIN, host=says(BANNER="554 5.7.1 go away")),
     "may_ehlo_421": Scene(PLAIN, host=says(EHLO="421 4.3.2 later")),
@@ -268,6 +270,10 @@ class TestRow:
         world, answer = SCENES[row.name].play()
         assert heard(answer) == row.hears
         assert world.mails == ([] if row.level == "-" else [(FIRST, row.level)])
+        if "TLSA is not asked for" in row.does:
+            assert Kind.TLSA not in {question.kind for question in world.asked}
+        if row.does == "nothing is looked up":
+            assert world.asked == []
 
     def test_required(self, row: Row) -> None:
         """And never over anything less than DANE, unless a skip is more specific."""
