@@ -723,6 +723,12 @@ ROUTES: list[tuple[str, str, list[str]]] = [
         for level in ("Opportunistic", "Encrypt")
     ),
     (
+        "AUTH to an address, and DANE elsewhere",
+        outbound(_route("192.0.2.1", ", auth: {secretName: s}") + "\ndane: {try: [b.example]}"),
+        [f"7: {OUT}.routes[0].auth: 192.0.2.1 {NO_NAME}"],
+    ),
+    ("no AUTH, and DANE elsewhere", outbound(_route("relay.example") + "\ndane: {try: [b.example]}"), []),
+    (
         "AUTH to an address, and nothing to verify",
         outbound(_route("192.0.2.1", ", auth: {secretName: s}") + "\ntls: {withoutDane: Verify}"),
         [f"7: {OUT}.routes[0].auth: 192.0.2.1 {NO_NAME}", f"7: {OUT}.routes[0].via: 192.0.2.1 {NOTHING_TO_VERIFY}"],
