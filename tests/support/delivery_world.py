@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from postern_sidecar.outbound import commands
 from postern_sidecar.outbound.commands import Lost
@@ -97,7 +97,7 @@ class Channel:
 
 @dataclass
 class DeliveryWorld:
-    """`mails`: address and level of each MAIL; `dialled`: addresses, `asked`: questions, in order; `log`: the records."""
+    """`mails`: address and level of each MAIL; `dialled`: addresses, `asked`: questions, in order."""
 
     dns: Table
     hosts: Mapping[Address, Host]
@@ -107,7 +107,6 @@ class DeliveryWorld:
     mails: list[tuple[Address, str]] = field(default_factory=list)
     dialled: list[Address] = field(default_factory=list)
     asked: list[Question] = field(default_factory=list)
-    log: list[Any] = field(default_factory=list)
 
     def deliver(self, target: Domain | Address, *, eight_bit: bool = False, smtputf8: bool = False) -> Reply:
         """What the submitter of a message to one recipient is told: at RCPT, at DATA, or at the end."""
@@ -144,8 +143,6 @@ class DeliveryWorld:
                 return self._said(link, data, command.replies)
             case commands.Secure(link):
                 return self._secured(link)
-            case commands.Log(record):
-                self.log.append(record)
         return None
 
     def _dial(self, to: Endpoint) -> Link | Lost:
