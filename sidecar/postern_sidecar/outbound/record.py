@@ -30,9 +30,7 @@ def outcome(reply: Reply) -> str:
 
 
 def verified(link: Link) -> str:
-    """Exim's CV=; "" in clear."""
-    if link.handshake is None:
-        return ""
+    """Exim's CV= of a connection in TLS."""
     if link.half_dane:
         return "half-dane"
     return {Level.DANE: "dane", Level.VERIFY: "yes"}.get(link.level or Level.CLEAR, "no")

@@ -65,10 +65,6 @@ UNKNOWN: Final = Text(
     451, "4.4.2", "the connection to {} was lost after the message was sent: unknown, it may have been delivered"
 )
 STALLED: Final = Text(451, "4.4.2", "{} stopped reading the message")
-BARE_NEWLINE: Final = Text(550, "5.5.2", "the message has a CR or LF that is not part of a CRLF")
-OVERSIZE: Final = Text(552, "5.3.4", "the message is larger than is accepted here")
-TOO_MANY_HOPS: Final = Text(554, "5.4.6", "the message has too many Received fields: a mail loop")
-SUBMITTER_GONE: Final = Text(451, "4.4.2", "the message was not submitted to its end")
 
 FAULTS: Final = {
     Fault.NULL_MX: NULL_MX,

@@ -1,0 +1,241 @@
+"""Whose turn it is: order, limits, addresses that are not dialled, and whose answer counts at last."""
+
+from __future__ import annotations
+
+import pytest
+
+from delivery_playbook import DANE, PLAIN, ZONE, Host, Playbook, settings
+from dns_table import table
+from postern_sidecar.outbound.commands import Dial, Lost
+
+FIRST, SECOND = "192.0.2.1", "192.0.2.2"
+REFUSED = Lost("connect_refused", "Connection refused")
+TIMEOUT = Lost("connect_timeout")
+
+
+def addresses(number: int, name: str = "mx.example.org", network: str = "192.0.2") -> str:
+    return "\n".join(f"{name} A {network}.{last}" for last in range(1, number + 1))
+
+
+# Order
+
+
+def test_preferences_first_and_equal_ones_by_chance() -> None:
+    zone = table(f"{ZONE}\nexample.org MX 10 aa.example.org\naa.example.org A 192.0.2.3")
+    hosts = {FIRST: Host(REFUSED), SECOND: Host(REFUSED), "192.0.2.3": Host(REFUSED)}
+    play = Playbook(zone, hosts)  # the playbook's chance is the alphabet
+    play.rcpt()
+    assert play.dialled == ["192.0.2.3", FIRST, SECOND]
+
+
+def test_every_address_of_a_host_and_families_by_turns() -> None:
+    zone = table("example.org MX 1 mx.example.org\nmx.example.org AAAA 2001:db8::1\n" + addresses(2))
+    play = Playbook(zone, {"2001:db8::1": Host(REFUSED), FIRST: Host(REFUSED), SECOND: Host()})
+    assert play.rcpt() == "250 ok"
+    assert play.dialled == ["2001:db8::1", FIRST, SECOND]
+
+
+def test_hosts_of_one_preference_are_looked_up_at_once_and_others_only_when_it_is_their_turn() -> None:
+    play = Playbook(
+        table(f"{ZONE}\nexample.org MX 10 aa.example.org\naa.example.org A 192.0.2.3"), {"192.0.2.3": Host()}
+    )
+    play.rcpt()
+    asked = [
+        {question.name for question in command.questions} for command in play.commands if hasattr(command, "questions")
+    ]
+    assert asked[1] == {"aa.example.org", "mx.example.org"}
+    assert not any("backup.example.org" in names for names in asked)
+
+
+# Limits
+
+
+def test_ten_addresses_a_transaction() -> None:
+    zone = table("example.org MX 1 mx.example.org\n" + addresses(12))
+    play = Playbook(zone, {f"192.0.2.{last}": Host(REFUSED) for last in range(1, 13)})
+    assert play.rcpt() == "451 4.4.1 mx.example.org does not answer"
+    assert len(play.dialled) == 10
+
+
+def test_five_sessions_a_transaction() -> None:
+    zone = table("example.org MX 1 mx.example.org\n" + addresses(12))
+    play = Playbook(zone, {f"192.0.2.{last}": Host(banner="451 4.3.2 busy") for last in range(1, 13)})
+    assert play.rcpt() == "451 4.3.2 busy"
+    assert len(play.dialled) == 5
+
+
+def test_a_connection_of_the_pool_is_a_session() -> None:
+    zone = table("example.org MX 1 mx.example.org\n" + addresses(6))
+    hosts = {f"192.0.2.{last}": Host(banner="451 4.3.2 busy") for last in range(2, 7)}
+    play = Playbook(zone, {FIRST: Host(MAIL=["250 ok", "451 4.3.0 later"]), **hosts})
+    play.deliver()
+    play.new_leg()
+    play.rcpt()
+    assert len(play.dialled) == 1 + 4
+
+
+def test_a_refusal_by_all_that_were_tried_is_no_bounce_if_some_were_not() -> None:
+    zone = table("example.org MX 1 mx.example.org\n" + addresses(6))
+    play = Playbook(zone, {f"192.0.2.{last}": Host(banner="554 5.7.1 no") for last in range(1, 7)})
+    assert play.rcpt() == "451 4.4.1 not every mail server of example.org could be tried in time"
+    assert play.outcome["reason"] == "too_many_hosts"
+
+
+def test_ten_seconds_for_a_connection() -> None:
+    play = Playbook(PLAIN, {FIRST: Host(TIMEOUT)})
+    assert play.rcpt() == "250 ok"
+    assert play.now - 1000 == 10
+    assert [command.seconds for command in play.commands if isinstance(command, Dial)] == [10, 10]
+
+
+# Addresses that did not connect
+
+
+def test_an_address_that_did_not_connect_is_not_tried_again_for_60_seconds() -> None:
+    play = Playbook(table("example.org MX 1 mx.example.org\nmx.example.org A 192.0.2.1"), {FIRST: Host(REFUSED)})
+    for _ in range(2):
+        assert play.rcpt() == "451 4.4.1 mx.example.org does not answer"
+        play.now += 59.5
+        play.new_leg()
+    assert play.dialled == [FIRST]
+    assert play.reasons == ["connect_refused"] * 2
+    play.now += 1
+    play.rcpt()
+    assert play.dialled == [FIRST, FIRST]
+
+
+def test_remembered_addresses_count_among_the_ten() -> None:
+    zone = table("example.org MX 1 mx.example.org\n" + addresses(12))
+    play = Playbook(zone, {f"192.0.2.{last}": Host(REFUSED) for last in range(1, 13)})
+    play.rcpt()
+    play.new_leg()
+    play.rcpt()
+    assert len(play.dialled) == 10
+
+
+@pytest.mark.parametrize(
+    ("lost", "already", "remembered"),
+    [(TIMEOUT, 0.0, 1), (TIMEOUT, 115.0, 0), (REFUSED, 115.0, 1), (Lost("no_descriptors"), 0.0, 0)],
+)
+def test_only_what_says_something_of_the_address_is_remembered(lost: Lost, already: float, remembered: int) -> None:
+    play = Playbook(table("example.org MX 1 mx.example.org\nmx.example.org A 192.0.2.1"), {FIRST: Host(lost)})
+    play.leg._budget.seconds -= already
+    play.rcpt()
+    assert len(play.unreachable) == remembered
+
+
+def test_a_session_that_is_lost_says_nothing_of_the_address() -> None:
+    play = Playbook(PLAIN, {FIRST: Host(banner="lost")})
+    play.rcpt()
+    assert len(play.unreachable) == 0
+
+
+# Our own, and others that are not dialled
+
+
+def test_an_own_address_cuts_the_list_from_its_preference_on() -> None:
+    zone = table(f"{ZONE}\nexample.org MX 20 zz.example.org\nzz.example.org A 192.0.2.3")
+    play = Playbook(zone, {FIRST: Host(REFUSED)}, configured=settings(own=("192.0.2.3",)))
+    assert play.rcpt() == "451 4.4.1 mx.example.org does not answer"
+    assert play.dialled == [FIRST]  # neither ourselves nor the backup that is no better than we are
+
+
+def test_we_are_the_best_host() -> None:
+    play = Playbook(PLAIN, configured=settings(ownAddresses=["192.0.2.0/31"]))
+    assert play.rcpt() == "554 5.4.6 mail for example.org would come back here"
+    assert (play.dialled, play.outcome["reason"]) == ([], "mail_loop")
+
+
+def test_we_are_the_domain_itself() -> None:
+    play = Playbook(table("example.org A 192.0.2.1"), configured=settings(own=(FIRST,)))
+    assert play.rcpt().startswith("554 5.4.6 ")
+
+
+def test_own_names_cut_the_list_too() -> None:
+    play = Playbook(PLAIN, configured=settings(ownNames=["mx.example.org"]))
+    assert play.rcpt().startswith("554 5.4.6 ")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "224.0.0.1"])
+def test_some_addresses_are_never_dialled(address: str) -> None:
+    play = Playbook(target=f"[{address}]")
+    assert play.rcpt(f"user@[{address}]").startswith("554 5.4.6 ")
+    assert (play.dialled, play.reasons) == ([], ["address_not_allowed"])
+
+
+def test_a_host_with_a_loopback_address_beside_a_real_one() -> None:
+    zone = table("example.org MX 1 mx.example.org\nmx.example.org A 127.0.0.1\nmx.example.org A 192.0.2.1")
+    play = Playbook(zone)
+    assert play.rcpt() == "250 ok"
+    assert play.dialled == [FIRST]
+
+
+def test_a_route_to_an_own_address_needs_to_be_allowed() -> None:
+    routes = [{"domains": ["*"], "via": "192.0.2.1:2525"}]
+    play = Playbook(PLAIN, configured=settings(own=(FIRST,), routes=routes))
+    assert play.rcpt().startswith("554 5.4.6 ")
+    play = Playbook(PLAIN, configured=settings(own=(FIRST,), routes=routes, allowAddresses=[FIRST]))
+    assert play.rcpt() == "250 ok"
+
+
+# Hosts that the DNS says nothing good of
+
+
+def test_a_host_without_an_address_is_passed_over() -> None:
+    play = Playbook(table("example.org MX 1 gone.example.org\n" + ZONE))
+    assert play.rcpt() == "250 ok"
+    assert play.reasons == ["no_such_domain"]
+
+
+def test_a_host_whose_addresses_cannot_be_looked_up_is_passed_over() -> None:
+    play = Playbook(table(ZONE, failing=["mx.example.org"]))
+    assert play.rcpt() == "250 ok"
+    assert (play.reasons, play.dialled) == (["dns_failed"], [SECOND])
+    play = Playbook(table(ZONE, failing=["mx.example.org", "backup.example.org"]))
+    assert play.rcpt().startswith("451 4.4.3 ")
+
+
+def test_a_relay_that_does_not_exist_is_the_policys_fault_and_bounces_nothing() -> None:
+    routes = [{"domains": ["*"], "via": "relay.example.org"}]
+    assert Playbook(PLAIN, configured=settings(routes=routes)).rcpt().startswith("451 4.4.3 ")
+
+
+def test_a_tlsa_lookup_that_fails_means_do_not_use_this_host() -> None:
+    play = Playbook(table(ZONE, failing=["_25._tcp.mx.example.org"]))
+    assert play.rcpt() == "250 ok"
+    assert (play.reasons, play.dialled) == (["tlsa_failed"], [SECOND])
+    play = Playbook(table(ZONE, bogus=["_25._tcp.mx.example.org", "_25._tcp.backup.example.org"]))
+    assert play.rcpt().startswith("451 4.7.5 ")
+    assert play.dialled == []
+
+
+def test_dane_required_and_not_there() -> None:
+    play = Playbook(PLAIN, configured=settings(dane={"require": ["example.org"]}))
+    assert play.rcpt().startswith("451 4.7.5 ")
+    assert (play.dialled, play.outcome["outcome"]) == ([], "deferred")
+
+
+# Whose answer it is
+
+
+def test_4_7_x_counts_before_a_connection_that_failed() -> None:
+    play = Playbook(DANE, {FIRST: Host(TLS=Lost("tls_failed")), SECOND: Host(REFUSED)})
+    assert play.rcpt().startswith("451 4.7.5 mx.example.org ")
+    assert play.outcome["host"] == "mx.example.org"
+
+
+def test_else_the_last_hosts() -> None:
+    play = Playbook(DANE, {FIRST: Host(TLS=Lost("tls_failed")), SECOND: Host(RCPT="450 4.2.1 busy")})
+    assert play.rcpt() == "450 4.2.1 busy"
+    play = Playbook(PLAIN, {FIRST: Host(RCPT="450 4.2.1 busy"), SECOND: Host(REFUSED)})
+    assert play.rcpt() == "451 4.4.1 backup.example.org does not answer"
+
+
+def test_the_day_is_utcs() -> None:
+    skip = {"match": "example.org", "reason": "ticket 4711", "until": "2026-06-01", "level": "Opportunistic"}
+    play = Playbook(DANE, configured=settings(dane={"skip": [skip]}))
+    play.deliver()
+    assert play.outcome["level"].value == "may"
+    play = Playbook(DANE, configured=settings(dane={"skip": [{**skip, "until": "2026-05-31"}]}))
+    play.deliver()
+    assert play.outcome["level"].value == "dane"
