@@ -101,7 +101,7 @@ def _skip_never_counts(chosen: Dane, path: str) -> Iterator[Problem]:
         there = first.setdefault(skip.match, where)
         if there.startswith(f"{path}.require"):
             message = f"{skip.match} stands in {there}, which wins"
-            yield error(f"{where}.match", message, "take it out there, or skip something more specific")
+            yield warning(f"{where}.match", message, "take it out there, or skip something more specific")
         elif there != where:
             yield error(f"{where}.match", f"{skip.match} stands in {there} too", "keep one of the two")
 

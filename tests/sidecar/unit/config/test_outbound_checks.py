@@ -365,7 +365,7 @@ DANE: list[tuple[str, str, list[str]]] = [
         ),
         [
             f"8: {OUT}.dane.require[2]: *.a.example stands in {OUT}.dane.require[1] too; {ONE_OF_TWO}",
-            f"10: {OUT}.dane.skip[0].match: *.a.example. stands in {OUT}.dane.require[1], which wins; take it out there, or skip something more specific",
+            f"10: warning: {OUT}.dane.skip[0].match: *.a.example. stands in {OUT}.dane.require[1], which wins; take it out there, or skip something more specific",
         ],
     ),
     (
