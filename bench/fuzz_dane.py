@@ -1,6 +1,6 @@
 """Fuzz the DANE verifier: generated chains and TLSA sets, against OpenSSL's own DANE code.
 
-A run fails at the first case on which the two disagree and `dane_cases._on_purpose` does not say why. The seed makes a
+A run fails at the first case on which the two disagree and `dane_chains._on_purpose` does not say why. The seed makes a
 run repeatable but for the certificates' keys, which are new each time.
 
     python bench/fuzz_dane.py [--count 20000] [--seed 1]
@@ -18,7 +18,7 @@ from random import Random
 sys.path.extend(str(Path(__file__).resolve().parents[1] / part) for part in ("sidecar", "tests/support"))
 
 import openssl_dane
-from dane_cases import check, generate
+from dane_chains import check, generate
 
 
 def run(count: int, seed: int) -> Counter[str]:

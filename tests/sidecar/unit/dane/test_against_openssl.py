@@ -1,6 +1,6 @@
 """The differential test: generated chains and TLSA sets, judged here and by OpenSSL's own DANE code.
 
-No disagreement, or each one explained in `dane_cases._on_purpose`. By hand, with more of them: bench/fuzz_dane.py.
+No disagreement, or each one explained in `dane_chains._on_purpose`. By hand, with more of them: bench/fuzz_dane.py.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import dane_cases
+import dane_chains
 import openssl_dane
 from certificates import NOW, issue
-from dane_cases import check, generate, record
+from dane_chains import check, generate, record
 
 
 @settings(max_examples=2000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -44,9 +44,9 @@ def test_the_cases_reach_every_verdict() -> None:
 
 def test_a_disagreement_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     leaf = issue()
-    case = dane_cases.Case((leaf.der,), (record(leaf, 3, 1, 1),), (), dane_cases.ORDERS[0])
+    case = dane_chains.Case((leaf.der,), (record(leaf, 3, 1, 1),), (), dane_chains.ORDERS[0])
     assert check(case) == "authenticated by usage 3 at depth 0"
-    monkeypatch.setattr(dane_cases, "verify", lambda *_: openssl_dane.Verdict((True,), 65))
+    monkeypatch.setattr(dane_chains, "verify", lambda *_: openssl_dane.Verdict((True,), 65))
     with pytest.raises(AssertionError, match="OpenSSL: Verdict"):
         check(case)
 
