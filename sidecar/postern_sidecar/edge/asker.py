@@ -1,8 +1,8 @@
 """Questions to name servers whose AD bit is believed: the embedded resolver, or those that a policy lists.
 
 A server that does not answer, refuses or fails is followed by the next one. One whose validation failed is not, or the
-next ones would be asked until one believes it. So after a SERVFAIL without a reason the same server is asked with CD
-(RFC 4035 3.2.2): if it has an answer then, validation withheld it, and the answer is BOGUS.
+next ones would be asked until one believes it. So after a SERVFAIL the same server is asked with CD (RFC 4035
+3.2.2): if it has an answer then, it was validation that withheld it, and the answer is BOGUS.
 
 Bounded are the time of a question, the questions under way and those that wait for their turn; the same question is
 asked once, whoever waits for it. An answer from the cache costs no turn of the loop. Nothing here raises.
@@ -20,7 +20,7 @@ from postern_sidecar.answers import Answer, State
 
 from .answercache import AnswerCache
 from .dnsexchange import exchange
-from .dnswire import failed, unexplained
+from .dnswire import failed, servfail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -165,12 +165,12 @@ async def _ask_one(server: Endpoint, question: Question) -> tuple[Answer, int]:
     """Raises OSError, TimeoutError and ValueError."""
     async with asyncio.timeout(TRY):
         answer, octets = await exchange(server, question)
-    if unexplained(answer) and not question.checking_disabled:
+    if servfail(answer) and not question.checking_disabled:
         with contextlib.suppress(OSError):  # of which TimeoutError is one
             async with asyncio.timeout(TRY):
                 unchecked, _ = await exchange(server, question._replace(checking_disabled=True))
             if unchecked.usable:
-                answer = Answer(question, State.BOGUS, detail="SERVFAIL, and an answer without validation")
+                answer = Answer(question, State.BOGUS, detail=f"{answer.detail}; not validated, there is an answer")
     return answer, octets
 
 

@@ -1,8 +1,8 @@
 """A question as a DNS message, and what the message that came back says (RFC 1035 4.1, RFC 6891, RFC 4035 3.2).
 
 Decides what is an answer at all, and which of the five states it has, from one message. It knows nothing of sockets,
-retries or what was answered before. BOGUS is said here only where the server says so itself (RFC 8914); a SERVFAIL
-without a reason is FAILED, and `edge.asker` asks again with CD.
+retries or what was answered before. So it never says BOGUS: a SERVFAIL is FAILED here, whatever the server says of its
+reasons (RFC 8914), and `edge.asker` asks again with CD.
 
 A question carries the AD bit, which asks for AD in the answer (RFC 6840 5.7), and not DO: signatures that nobody here
 looks at would only make answers too long for UDP.
@@ -40,14 +40,15 @@ _CNAME, _SOA, _DNAME, _OPT = 5, 6, 39, 41
 _EDE: Final = 15
 _NOERROR, _SERVFAIL, _NXDOMAIN = 0, 2, 3
 _RCODES: Final = {1: "FORMERR", 2: "SERVFAIL", 4: "NOTIMP", 5: "REFUSED", 16: "BADVERS"}
-_BOGUS: Final = {  # RFC 8914 4.7 to 4.13
+_REASONS: Final = {  # RFC 8914 4: those that say more than their number
     6: "bogus",
     7: "signature expired",
     8: "signature not yet valid",
     9: "no DNSKEY",
     10: "no RRSIG",
-    11: "no zone key bit",
     12: "no NSEC",
+    22: "no reachable authority",
+    23: "network error",
 }
 
 
@@ -75,9 +76,9 @@ def failed(question: Question, detail: str) -> Answer:
     return Answer(question, State.FAILED, detail=detail)
 
 
-def unexplained(answer: Answer) -> bool:
-    """A SERVFAIL that may be a failed validation, and does not say so."""
-    return answer.state is State.FAILED and answer.detail == _RCODES[_SERVFAIL]
+def servfail(answer: Answer) -> bool:
+    """It may be a validation that failed (RFC 4035 5.5)."""
+    return answer.state is State.FAILED and answer.detail.startswith(_RCODES[_SERVFAIL])
 
 
 def read(question: Question, number: int, wire: bytes) -> Answer:
@@ -189,13 +190,11 @@ class _Message:
 
     def _refusal(self) -> Answer:
         said = _RCODES.get(self.rcode, f"RCODE {self.rcode}")
-        if self.error is None or self.rcode != _SERVFAIL:
+        if self.error is None:
             return failed(self.question, said)
         code, words = self.error
-        name = _BOGUS.get(code)
-        detail = f"{said}, {name or f'error {code}'}" + (f": {words}" if words else "")
-        bogus = name is not None and not self.question.checking_disabled
-        return Answer(self.question, State.BOGUS if bogus else State.FAILED, detail=detail)
+        reason = _REASONS.get(code, f"error {code}")
+        return failed(self.question, f"{said}, {reason}: {words}" if words else f"{said}, {reason}")
 
     def _follow(self) -> tuple[dns.name.Name, int]:
         """The name at the end of the aliases, and the least TTL of these."""

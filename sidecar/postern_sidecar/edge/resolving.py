@@ -141,9 +141,8 @@ class Resolving:
             self._wake.clear()
             if self._candidates:
                 await self._test(self._candidates)
-            pause = RETRY if self._why else AGAIN * (1 - JITTER + 2 * JITTER * self._chance())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(pause(not self._why, self._chance())):
                     await self._wake.wait()
 
     async def _test(self, servers: tuple[Endpoint, ...]) -> None:
@@ -175,6 +174,11 @@ class Resolving:
         if told != self._told or self.verdict is Verdict.FAILED:
             self._say(told)
         self._told = told
+
+
+def pause(passed: bool, chance: float) -> float:
+    """Seconds until the next test; `chance` in [0, 1)."""
+    return AGAIN * (1 - JITTER + 2 * JITTER * chance) if passed else RETRY
 
 
 async def drive(asking: Asking[T], ask: Callable[[tuple[Question, ...]], Awaitable[tuple[Answer, ...]]]) -> T:

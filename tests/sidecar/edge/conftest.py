@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     import pytest
 
 _UVLOOP = ("test_counts.py",)
-_BOTH = ("test_admin.py", "test_channel.py", "test_control.py", "test_dial.py", "test_perform.py", "test_resolver.py")
+_BOTH = (
+    "test_admin.py",
+    "test_asker.py",
+    "test_channel.py",
+    "test_control.py",
+    "test_dial.py",
+    "test_perform.py",
+    "test_resolver.py",
+    "test_resolving.py",
+    "test_unbound_child.py",
+)
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
