@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 AHEAD: Final = 64  # replies that nobody has asked for
 UNREAD: Final = 65_536  # octets that came while nobody waited for any
+OWED: Final = 65_536  # octets of TLS's own answers over the life of a connection
 HIGH_WATER: Final = 262_144
 LOW_WATER: Final = 65_536
 LINGER: Final = 5.0  # seconds for a last word to go out
@@ -57,6 +58,7 @@ class Channel(asyncio.Protocol):
         "_engine",
         "_for",
         "_full",
+        "_owed",
         "_reader",
         "_replies",
         "_seconds",
@@ -82,6 +84,7 @@ class Channel(asyncio.Protocol):
         self._wanted = 0
         self._seconds = 0.0
         self._unread = 0
+        self._owed = 0
         self._full = False
         self._size = 0  # of what waits to be written, when it was last looked at
         self.lost: Lost | None = None
@@ -142,8 +145,9 @@ class Channel(asyncio.Protocol):
         self._send(data)
 
     async def drain(self, seconds: float) -> Lost | None:
-        """Wait until the peer has read most of it, as long as it takes something within `seconds`."""
-        if self._full and self.lost is None:
+        """Wait until the peer has read most of it, as long as it takes something within `seconds`; or until it says
+        something (`pending_reply`), which may mean that it reads no more."""
+        if self._full and not self.pending_reply:
             self._seconds = seconds
             self._size = self._transport.get_write_buffer_size()
             await self._wait(_For.ROOM, seconds)
@@ -190,6 +194,8 @@ class Channel(asyncio.Protocol):
             self._received(said)
         if ended:
             self._lose("connection_lost", "closed by the peer")
+        elif owed := engine.owed():
+            self._answer(owed)
 
     def _shaken(self, engine: Engine, data: bytes) -> bool:
         done = engine.handshake(data)
@@ -198,6 +204,14 @@ class Channel(asyncio.Protocol):
             self._reader = ReplyReader()
             self._wake()
         return done
+
+    def _answer(self, owed: bytes) -> None:
+        """TLS's own answers. A peer that makes us give many, and perhaps reads none, wants memory and nothing else."""
+        self._owed += len(owed)
+        if self._owed > OWED:
+            self._lose("connection_lost", "it asks for TLS messages without end")
+        else:
+            self._send(owed)
 
     def _received(self, data: bytes) -> None:
         """What the peer says, decrypted."""
@@ -219,6 +233,8 @@ class Channel(asyncio.Protocol):
             self._wake()
         elif waiting and len(self._replies) > came and self.lost is None:
             self._deadlines.set(self, self._seconds)
+        elif self._for is _For.ROOM and self._replies:
+            self._wake()
         if self.on_idle is not None:
             self._disturbed()
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 CIPHERS: Final = b"DEFAULT:!aNULL:!eNULL:!PSK:!SRP:@SECLEVEL=1"
 CONTEXTS: Final = 16  # the system's CA certificates take 20 ms and some MiB; a policy needs two contexts
 RECORD: Final = 16384  # RFC 8446 5.1
+OWED: Final = 16_384  # octets taken from the peer, behind which it is looked whether OpenSSL has an answer of its own
 DETAIL: Final = 200
 
 _VERSIONS = {
@@ -128,11 +129,12 @@ def context_for(plan: Plan) -> SSL.Context:
 class Engine:
     """One connection. Bytes of the peer go into `handshake` and then `decrypt`; what they return goes to the peer."""
 
-    __slots__ = ("_connection", "_seen")
+    __slots__ = ("_connection", "_seen", "_taken")
 
     def __init__(self, plan: Plan) -> None:
         """Raises TLSError."""
         self._seen = _Seen()
+        self._taken = 0
         self._connection = connection = SSL.Connection(context_for(plan), None)
         connection.set_app_data(self._seen)
         connection.set_connect_state()
@@ -180,6 +182,7 @@ class Engine:
     def encrypt(self, data: bytes) -> bytes:
         """Raises TLSError."""
         connection = self._connection
+        self._taken = 0
         try:
             connection.send(data)
             room = len(data) + (len(data) // RECORD + 2) * 256
@@ -191,6 +194,7 @@ class Engine:
     def decrypt(self, data: bytes) -> tuple[bytes, bool]:
         """What the peer said, and whether it says no more. Raises TLSError."""
         connection = self._connection
+        self._taken += len(data)
         if data:
             connection.bio_write(data)
         pieces: list[bytes] = []
@@ -204,6 +208,14 @@ class Engine:
         except SSL.Error as error:
             raise TLSError(_reason(error)) from None
         return pieces[0] if len(pieces) == 1 else b"".join(pieces), ended
+
+    def owed(self) -> bytes:
+        """OpenSSL's own answers, a refused renegotiation's say, where so much came that they could be many: they wait
+        in memory until something is sent."""
+        if self._taken < OWED:
+            return b""
+        self._taken = 0
+        return self.outgoing()
 
     def farewell(self) -> bytes:
         """close_notify."""

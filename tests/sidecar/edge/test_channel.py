@@ -318,6 +318,28 @@ class TestMessage:
             channel.write(CHUNK)  # for nothing
             done.set()
 
+    async def test_a_peer_that_speaks_and_takes_no_more(self, deadlines: Clockless) -> None:
+        go, over = asyncio.Event(), asyncio.Event()
+
+        async def script(peer: Peer) -> None:
+            await go.wait()
+            peer.say(b"552 too big\r\n")
+            await over.wait()
+
+        async with next_hop(script) as endpoint:
+            channel = await connected(deadlines, endpoint)
+            while not channel._full:
+                channel.write(CHUNK)
+            drained = asyncio.get_running_loop().create_task(channel.drain(30))
+            await deadlines.some()
+            go.set()
+            assert await drained is None
+            assert channel.pending_reply
+            assert await channel.drain(30) is None
+            assert await channel.say(b"", 1, 30) == [Reply(552, (b"too big",))]
+            channel.close()
+            over.set()
+
     async def test_a_peer_that_goes_in_the_middle(self, deadlines: Clockless) -> None:
         async def script(peer: Peer) -> None:
             await peer.reader.readexactly(1000)
@@ -489,6 +511,25 @@ class TestStartTLS:
             plan = Plan(Level.VERIFY, None, ca_bundle="-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n")
             assert await channel.secure(plan, 30) == Lost("tls_failed", "the CA bundle cannot be read")
             deadlines.waits.clear()
+
+    async def test_tls_messages_without_end(self, deadlines: Clockless) -> None:
+        """The answers to a flood of requests to renegotiate go out, up to a bound."""
+
+        heard = asyncio.Event()
+
+        async def script(peer: Peer) -> None:
+            await peer.hear(bytes(module.OWED))
+            heard.set()
+            await peer.gone()
+
+        async with next_hop(script) as endpoint:
+            channel = await connected(deadlines, endpoint)
+            for _ in range(4):
+                channel._answer(bytes(module.OWED // 4))
+            assert channel.lost is None
+            await heard.wait()
+            channel._answer(b"x")
+            assert channel.lost == Lost("connection_lost", "it asks for TLS messages without end")
 
     async def test_a_broken_record_ends_it(self, deadlines: Clockless, tmp_path: Path) -> None:
         context = server_tls(tmp_path)

@@ -314,6 +314,19 @@ class TestData:
         server.into.write(engine.farewell())
         server.tls.unwrap()
 
+    def test_a_renegotiation_is_refused_and_the_refusals_do_not_pile_up(self) -> None:
+        engine, server = Engine(MAY), StaplingServer(b"", SSL.TLS1_2_VERSION)
+        shake(engine, server)
+        server.connection.renegotiate()
+        request = server.shake(b"")
+        assert engine.decrypt(request) == (b"", False)
+        assert engine.owed() == b""  # few: they go with what is sent next
+        engine._taken = module.OWED
+        refusal = engine.owed()
+        assert refusal[:1] == b"\x15"
+        assert engine.owed() == b""
+        assert engine.encrypt(b"x")
+
     def test_a_farewell_in_the_middle_of_a_handshake(self) -> None:
         engine = Engine(MAY)
         engine.handshake(b"")
