@@ -135,7 +135,7 @@ def test_sidecar_carries_what_was_tested_and_no_more() -> None:
     sidecar, everything = lock("requirements/sidecar.txt"), lock("requirements/dev.txt")
     assert {normal(entry) for entry in PROJECT["project"]["optional-dependencies"]["sidecar"]} <= set(sidecar)
     assert sidecar.items() <= everything.items()
-    assert set(sidecar) & {"kopf", "kubernetes", "aiohttp", "pytest", "aiosmtpd"} == set()
+    assert set(sidecar) & {"kopf", "kubernetes", "aiohttp", "pytest"} == set()
 
 
 # -- documentation -----------------------------------------------------------------------------------------------------
