@@ -155,9 +155,11 @@ def issue(
     """
     own = key or _pooled(common_name or "")
     signer = by.key if by else own
-    name = subject or _name(common_name)
+    name = _name(common_name) if subject is None else subject
+    if issuer is None:
+        issuer = by.certificate.subject if by else name
     builder = (
-        x509.CertificateBuilder(subject_name=name, issuer_name=issuer or (by.certificate.subject if by else name))
+        x509.CertificateBuilder(subject_name=name, issuer_name=issuer)
         .public_key(own.public_key())
         .serial_number(serial)
         .not_valid_before(valid[0])

@@ -35,6 +35,7 @@ HASHES = {1: "sha256", 2: "sha512"}
 _MIN_RSA = 1024
 _WEAK_DIGESTS = frozenset({"md5", "sha1"})
 _MAX_SUBJECT = 256  # characters in a log line
+_UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
@@ -49,14 +50,17 @@ def parsed(der: bytes) -> x509.Certificate:
     """One whole certificate and nothing behind it. Raises ValueError."""
     with warnings.catch_warnings():  # a serial number that is not positive, and more like it: the peer's business
         warnings.simplefilter("ignore")
-        return x509.load_der_x509_certificate(der)
+        try:
+            return x509.load_der_x509_certificate(der)
+        except x509.InvalidVersion as error:
+            raise ValueError(str(error)) from None
 
 
 @contextmanager
 def _malformed() -> Iterator[None]:
     try:
         yield
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except _UNREADABLE as error:
         raise NotAuthenticated(Reason.MALFORMED, f"a certificate that cannot be read: {error}") from None
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from .certificate import Certificate
 
+_SOME_MAILBOX = x509.RFC822Name("some@mailbox.invalid")  # mail addresses are not judged, so that any stands for all
+
 
 def require_permitted(path: Sequence[Certificate], name: Domain) -> None:
     """Every certificate of the path has only names that all above it may speak for; so does the leaf by `name`.
@@ -49,7 +51,8 @@ def _names(certificate: Certificate, *, leaf: bool) -> list[x509.GeneralName]:
     found += alternative or ()
     if leaf and not any(isinstance(name, x509.DNSName) for name in found):
         found += [x509.DNSName(name) for name in presented_names(certificate) if _host(name)]
-    found += [x509.RFC822Name("") for _ in certificate.subject.get_attributes_for_oid(NameOID.EMAIL_ADDRESS)]
+    if certificate.subject.get_attributes_for_oid(NameOID.EMAIL_ADDRESS):
+        found.append(_SOME_MAILBOX)
     return found
 
 

@@ -155,10 +155,9 @@ def judge(path: Path, references: Sequence[Domain], now: datetime) -> Domain:
     for certificate in path.certificates[1:]:
         require_strength(certificate.key, certificate.name)
     name = names.match(leaf, references)
-    for certificate in reversed(path.certificates if path.bare else path.certificates[:-1]):
+    timeless_anchor = not path.bare and not path.certificates[-1].self_issued
+    for certificate in reversed(path.certificates[:-1] if timeless_anchor else path.certificates):
         _valid(certificate, now)
-    if not path.bare and path.certificates[-1].self_issued:
-        _valid(path.certificates[-1], now)
     require_permitted(path.certificates, name)
     return name
 
