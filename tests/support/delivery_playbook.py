@@ -49,7 +49,7 @@ from postern_sidecar.outbound.surroundings import Surroundings
 from postern_sidecar.replies import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from postern_sidecar.outbound.body import Fault
 
@@ -138,6 +138,7 @@ class Playbook:
         self.now = 1000.0
         self.room = True
         self.is_ready = (True, "")
+        self.chance: Callable[[list[object]], object] = list.copy  # what the world makes of equal preferences
         self.configured = configured or settings()
         self.pool = Pool(100, 5.0)
         self.unreachable = Unreachable()
@@ -150,7 +151,7 @@ class Playbook:
 
     def new_leg(self, sender: Sender | None = None, target: str = "example.org") -> Leg:
         """A transaction; the pool and what is known of addresses stay."""
-        world = World(lambda: self.now, NOW.timestamp, lambda items: items.sort(key=repr))
+        world = World(lambda: self.now, NOW.timestamp, self._shuffle)
         around = Surroundings(
             self.configured,
             world,
@@ -256,6 +257,9 @@ class Playbook:
                 assert record.session == "o1"
                 self.records.append((record.event, dict(record.fields)))
         return None
+
+    def _shuffle(self, hosts: list[object]) -> None:
+        self.chance(hosts)
 
     def wire(self, link: Link) -> Wire:
         assert isinstance(link.channel, Wire)

@@ -57,7 +57,7 @@ class Goal:
 
 def reach(goal: Goal, budget: Budget, *, pooled: bool = True) -> Work[Link | HostFailure]:
     """A connection at the level of the plan. `pooled`: an idle one will do."""
-    if goal.key.credentials and (goal.plan.half_dane or goal.plan.level not in (Level.DANE, Level.VERIFY)):
+    if goal.key.credentials and goal.plan.level not in (Level.DANE, Level.VERIFY):
         detail = f"AUTH needs level dane or verify, this is {goal.plan.level.value}: {goal.plan.why}"
         return goal.failure("auth_level", replies.NOT_SECURED(goal.host), detail)
     if goal.key.credentials and goal.credentials is None:
@@ -145,7 +145,7 @@ class Approach:
         return self._refused(EHLO_REFUSED, answer, link)
 
     def _plain_will_do(self, link: Link) -> bool:
-        """Neither TLS nor any extension is needed here."""
+        """Neither TLS nor any extension is needed here. In TLS it knew EHLO a moment ago."""
         return not self.goal.plan.mandatory and link.handshake is None and not self.goal.extended
 
     def _start_tls(self, link: Link) -> Work[HostFailure | None]:
@@ -156,7 +156,6 @@ class Approach:
         if answer.code != 220:
             said = replies.shown(answer).decode("utf-8", "replace")
             return self._failed("starttls_refused", replies.NO_STARTTLS(self.goal.host), said, link)
-        link.keywords = {}
         failure = yield from self._secure(link)
         if failure is not None:
             return failure

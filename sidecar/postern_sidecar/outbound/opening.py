@@ -107,7 +107,7 @@ def exchange(
     for number, line in enumerate(lines):
         answer = yield Say(link, line, 1, budget.within(seconds))
         if isinstance(answer, Lost):
-            return answers + list(answer.replies), answer
+            return answers, answer
         answers += answer
         if number < must and answer[0].code != 250:
             break

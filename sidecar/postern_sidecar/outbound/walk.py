@@ -126,16 +126,11 @@ class Walk:
         facts = yield from together(
             [look_up_host(one.name, one.port, dane_wanted=self._wish(one).asks) for one in group]
         )
-        known = list(zip(group, facts, strict=True))
-        if not self.next_hop.routed:
-            kept = cut_at_own(known, self._is_own)
-            if len(kept) < len(known):
-                self._groups.clear()
-                if not kept and not self.failures:
-                    reply = replies.LOOP(self.next_hop.domain)
-                    yield from self.note(HostFailure(group[0].name, Fault.LOOP.value, reply, connected=False))
-            known = kept
-        self._hosts = known
+        self._hosts = list(zip(group, facts, strict=True))
+        if not self.next_hop.routed and not cut_at_own(self._hosts, self._is_own):
+            self._hosts, self._groups = [], []
+            reply = replies.LOOP(self.next_hop.domain)
+            yield from self.note(HostFailure(group[0].name, Fault.LOOP.value, reply, connected=False))
 
     def _is_own(self, address: Address) -> bool:
         return self.around.forbidden.why(address) == "own address"
@@ -182,7 +177,7 @@ class Walk:
         implicit = route is not None and route.implicit_tls
         key = PoolKey(*endpoint, implicit, self.next_hop.secure, plan, self.around.settings.hostname, secret)
         credentials = self.around.settings.credentials.get(secret)
-        return Goal(self.session, exchanger.name, endpoint, plan, key, credentials, self.extended or bool(secret))
+        return Goal(self.session, exchanger.name, endpoint, plan, key, credentials, self.extended)
 
     # One address
 

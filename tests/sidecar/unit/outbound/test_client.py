@@ -262,6 +262,12 @@ def test_helo_may_be_refused_too(helo: str, told: str) -> None:
     assert Playbook(ONE, {FIRST: Host(EHLO="500 what", HELO=helo)}).rcpt() == told
 
 
+def test_no_helo_in_tls() -> None:
+    play = Playbook(ONE, {FIRST: Host(EHLO=[FULL, "500 5.5.1 what"])})
+    assert play.rcpt() == "500 5.5.1 what"
+    assert play.said(FIRST) == IN_TLS
+
+
 def test_no_helo_for_a_message_that_needs_an_extension() -> None:
     play = Playbook(ONE, {FIRST: Host(EHLO="500 5.5.1 what")})
     play.new_leg(replace(play.leg.sender, eight_bit=True))

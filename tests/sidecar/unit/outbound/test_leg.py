@@ -430,6 +430,22 @@ def test_the_fresh_one_is_not_replaced_again() -> None:
     assert (play.dialled, play.reasons) == ([FIRST, FIRST, SECOND], ["connection_lost"])
 
 
+def test_the_fresh_one_is_fresh_though_the_pool_has_more() -> None:
+    play = Playbook()
+    play.rcpt()
+    first = play.leg
+    play.new_leg()
+    play.deliver()
+    play.leg = first
+    play.start()
+    play.finish()
+    assert len(play.pool) == 2
+    play.hosts[FIRST].script["RSET"] = ["lost"]
+    play.new_leg()
+    assert play.deliver() == ["250 2.0.0 queued"]
+    assert (play.dialled, play.reasons) == ([FIRST] * 3, [])
+
+
 def test_another_tlsa_set_is_another_connection() -> None:
     play = Playbook()
     play.deliver()
@@ -562,6 +578,13 @@ def test_the_whole_rcpt_phase_has_120_seconds() -> None:
     assert play.rcpt().startswith("451 4.4.2 ")
     assert play.now - 1000 == 120
     assert play.dialled == [FIRST]
+
+
+def test_what_one_recipient_took_the_next_one_has_not() -> None:
+    play = Playbook(hosts={FIRST: Host(Lost("connect_timeout")), SECOND: Host(RCPT=["250 ok", "silent"])})
+    play.rcpt()
+    play.rcpt("other@example.org")
+    assert play.now - 1000 == 120
 
 
 def test_the_submitters_own_pauses_do_not_count() -> None:

@@ -60,7 +60,7 @@ def test_whatever_is_said_is_one_printable_line(text: bytes) -> None:
 
 
 def test_a_long_word_is_cut() -> None:
-    assert len(printable(b"x" * 600)) == 506
+    assert len(printable(b"x" * 600)) == len(printable(b"x " * 300)) == len(printable(b"\0" * 300)) == 506
 
 
 def test_shown_on_one_line() -> None:

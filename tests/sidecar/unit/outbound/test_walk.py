@@ -22,10 +22,13 @@ def addresses(number: int, name: str = "mx.example.org", network: str = "192.0.2
 
 def test_preferences_first_and_equal_ones_by_chance() -> None:
     zone = table(f"{ZONE}\nexample.org MX 10 aa.example.org\naa.example.org A 192.0.2.3")
-    hosts = {FIRST: Host(REFUSED), SECOND: Host(REFUSED), "192.0.2.3": Host(REFUSED)}
-    play = Playbook(zone, hosts)  # the playbook's chance is the alphabet
-    play.rcpt()
-    assert play.dialled == ["192.0.2.3", FIRST, SECOND]
+    orders = []
+    for backwards in (False, True):
+        play = Playbook(zone, {name: Host(REFUSED) for name in (FIRST, SECOND, "192.0.2.3")})
+        play.chance = lambda hosts, backwards=backwards: hosts.sort(key=repr, reverse=backwards)  # type: ignore[misc]
+        play.rcpt()
+        orders.append(play.dialled)
+    assert orders == [["192.0.2.3", FIRST, SECOND], [FIRST, "192.0.2.3", SECOND]]
 
 
 def test_every_address_of_a_host_and_families_by_turns() -> None:
@@ -72,6 +75,16 @@ def test_a_connection_of_the_pool_is_a_session() -> None:
     play.new_leg()
     play.rcpt()
     assert len(play.dialled) == 1 + 4
+
+
+def test_a_stale_connection_of_the_pool_was_none() -> None:
+    zone = table("example.org MX 1 mx.example.org\n" + addresses(6))
+    hosts = {f"192.0.2.{last}": Host(banner="451 4.3.2 busy") for last in range(2, 7)}
+    play = Playbook(zone, {FIRST: Host(RSET="lost", MAIL=["250 ok", "451 4.3.0 later"]), **hosts})
+    play.deliver()
+    play.new_leg()
+    play.rcpt()
+    assert len(play.dialled) == 1 + 5
 
 
 def test_a_refusal_by_all_that_were_tried_is_no_bounce_if_some_were_not() -> None:
@@ -122,6 +135,20 @@ def test_only_what_says_something_of_the_address_is_remembered(lost: Lost, alrea
     play.leg._budget.seconds -= already
     play.rcpt()
     assert len(play.unreachable) == remembered
+
+
+def test_who_connects_after_all_is_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another delivery failed while this one was on its way."""
+    play = Playbook(PLAIN)
+    dial = play._dial
+
+    def meanwhile(command: Dial) -> object:
+        play.unreachable.remember(command.to, "connect_timeout", play.now)
+        return dial(command)
+
+    monkeypatch.setattr(play, "_dial", meanwhile)
+    play.rcpt()
+    assert len(play.unreachable) == 0
 
 
 def test_a_session_that_is_lost_says_nothing_of_the_address() -> None:
@@ -176,6 +203,14 @@ def test_a_route_to_an_own_address_needs_to_be_allowed() -> None:
     assert play.rcpt().startswith("554 5.4.6 ")
     play = Playbook(PLAIN, configured=settings(own=(FIRST,), routes=routes, allowAddresses=[FIRST]))
     assert play.rcpt() == "250 ok"
+
+
+def test_a_relay_that_is_ourselves_among_others_is_the_others() -> None:
+    routes = [{"domains": ["*"], "via": "mx.example.org"}]
+    zone = table("mx.example.org A 192.0.2.1\nmx.example.org A 192.0.2.2")
+    play = Playbook(zone, configured=settings(own=(FIRST,), routes=routes))
+    assert play.rcpt() == "250 ok"
+    assert play.dialled == [SECOND]
 
 
 # Hosts that the DNS says nothing good of
