@@ -85,9 +85,10 @@ class Resolving:
 
     async def ask(self, questions: tuple[Question, ...]) -> tuple[Answer, ...]:
         """Never raises. Without an answer in the cache each takes `asker.PATIENCE` seconds at most."""
-        if self._why:
+        answers = await self._asker.ask(questions) if not self._why else ()
+        if self._why:  # or meanwhile
             return tuple(failed(question, self._why) for question in questions)
-        return await self._asker.ask(questions)
+        return answers
 
     @property
     def ready(self) -> tuple[bool, str]:
@@ -134,7 +135,6 @@ class Resolving:
         self._why = why
         self._told = ""
         self._asker.servers = ()
-        self._asker.forget()
 
     async def _keep_testing(self) -> None:
         while True:

@@ -14,7 +14,7 @@ from postern_sidecar.answers import Answer, Kind, Question, State
 from postern_sidecar.edge import asker as edge
 from postern_sidecar.edge import dnsexchange
 from postern_sidecar.edge.asker import Asker, Counts
-from postern_sidecar.names import Domain
+from postern_sidecar.names import Domain, Endpoint
 from scripted_dns import SILENCE, Reply, nobody, serving
 
 if TYPE_CHECKING:
@@ -124,6 +124,11 @@ async def test_a_server_that_is_down_costs_no_time() -> None:
     (answer,) = await ask(Asker([nobody()]))
     assert (answer.state, answer.detail) == (State.FAILED, "127.0.0.1: Connection refused")
     assert time.monotonic() - began < edge.TRY
+
+
+async def test_servers_of_the_other_family() -> None:
+    (answer,) = await ask(Asker([Endpoint(ip_address("::1"), nobody().port)]))
+    assert answer.detail == "::1: Connection refused"
 
 
 @pytest.mark.parametrize("first", [SERVFAIL, Reply(rcode=dns.rcode.REFUSED), Reply(["192.0.2.1"], recursion=False)])

@@ -232,6 +232,20 @@ async def test_each_start_of_unbound_is_tested_before_it_is_believed(
             assert [line.partition(" on ")[0] for line in scene.said[::2]] == ["unbound serves"] * 2
 
 
+async def test_an_answer_of_one_that_failed_meanwhile_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    slow: dict[Key, Reply] = {**VALIDATES, KEY: Reply(["192.0.2.1"], delay=0.1)}
+    async with serving(slow) as server, embedded(scene, monkeypatch) as (made, child):
+        child.up(server.endpoint)
+        assert await made.tested(10)
+        waiting = asyncio.ensure_future(made.ask((QUESTION,)))
+        while not server.asked[KEY]:
+            server.heard.clear()
+            await server.heard.wait()
+        child.down("does not answer")
+        assert (await waiting)[0].detail == "unbound does not answer"
+
+
 async def test_what_a_test_found_of_one_that_is_gone_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene()
     slow: dict[Key, Reply] = {**VALIDATES, ROOT: Reply(SOA, delay=0.1)}

@@ -22,6 +22,7 @@ import pytest
 from postern_sidecar.config.model import DNS
 from postern_sidecar.edge import unbound
 from postern_sidecar.edge.unbound import MissingError, Unbound
+from scripted_dns import Reply, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -168,6 +169,7 @@ async def test_one_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: p
 async def test_killed_or_frozen_another_takes_its_place(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(unbound, "GRACE", 60.0)  # of which a frozen one gets none
     scene = Scene(tmp_path, monkeypatch, {})
     async with scene.running() as child:
         await scene.until(lambda: bool(scene.ups))
@@ -216,12 +218,28 @@ async def test_its_last_words_and_a_fresh_anchor(tmp_path: Path, monkeypatch: py
 async def test_the_anchor_that_it_keeps_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(tmp_path, monkeypatch, {})
     scene.state.mkdir(parents=True)
+    scene.state.chmod(0o755)
     (scene.state / "root.key").write_text("kept")
     async with scene.running():
         await scene.until(lambda: bool(scene.ups))
         os.kill(scene.life()["pid"], signal.SIGKILL)
         await scene.until(lambda: len(scene.ups) == 2)
     assert scene.life(1)["anchor"] == "kept"
+    assert stat.S_IMODE(scene.state.stat().st_mode) == 0o700
+
+
+async def test_a_port_that_another_took_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers, and is not believed for a moment."""
+    scene = Scene(tmp_path, monkeypatch, {})
+    async with serving({("localhost.", "A"): Reply(["127.0.0.1"])}) as thief:
+        ports = iter([thief.endpoint.port, unbound.free_port()])
+        monkeypatch.setattr(unbound, "free_port", lambda: next(ports))
+        async with scene.running() as child:
+            await scene.until(lambda: bool(scene.ups))
+            assert child.restarts == 1
+    assert scene.ups[0].port != thief.endpoint.port
+    assert scene.downs == ["ended with status 1 before it served"]
+    assert not thief.asked
 
 
 async def test_the_waits_grow_and_end_somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lab import resolver_steps, trees
+from lab import certificate, resolver_steps, trees
+from lab.certificate import CERTIFICATE, KEY
 from lab.namespaces import POD
 from lab.program import Process, Program
 from lab.servers.sidecar import SOURCES
@@ -50,13 +51,14 @@ def run(
     state: str = "/run/postern",
     constants: dict[str, dict[str, Any]] | None = None,
     extra: dict[str, str] | None = None,
+    env: dict[str, str] | None = None,
 ) -> Results:
     order = {"dns": dns, "state": state, "steps": [list(step) for step in steps], "constants": constants or {}}
     program = Program(
         argv=[sys.executable, "-u", resolver_steps.__file__, json.dumps(order)],
         trees=[trees.tree("unbound")],
         files=extra or {},
-        env={"PYTHONPATH": str(SOURCES)},
+        env={"PYTHONPATH": str(SOURCES), **(env or {})},
         capabilities=[],
     )
     process = lab.start(program, "resolver")
@@ -225,6 +227,27 @@ def test_through_a_forwarder_it_validates_itself(lab: Lab) -> None:
     assert results.of("tested") == [True, "ok", "passed"]
     assert results.of("ask", "mx.secure.example", "A")["state"] == "secure"
     assert results.of("ask", "mx.expired.example", "A")["state"] == "bogus"
+
+
+@pytest.mark.parametrize(("name", "state"), [("mail.example.org", "secure"), ("other.example.org", "failed")])
+def test_a_forwarder_over_tls_has_to_have_its_name(lab: Lab, name: str, state: str) -> None:
+    world = small_world()
+    lab.nsd(world)
+    keys = f"    tls-service-pem: {CERTIFICATE}\n    tls-service-key: {KEY}\n    tls-port: 8853"
+    lab.unbound(world, port=8853, anchor=False, extra=keys)
+    over_tls = {"zone": "secure.example", "servers": ["127.0.0.1:8853"], "tlsName": name}
+    dns = world.embedded(bogus="expired.example") | {"forwards": [over_tls]}
+    results = run(
+        lab,
+        dns,
+        ("tested",),
+        ("ask", "mx.secure.example", "A"),
+        constants={"asker": {"PATIENCE": 3.0}},
+        extra=certificate.files(lab),
+        env={"SSL_CERT_FILE": CERTIFICATE},
+    )
+    assert results.of("tested") == [True, "ok", "passed"]
+    assert results.of("ask", "mx.secure.example", "A")["state"] == state
 
 
 def test_a_root_whose_signatures_are_out_of_date_fails_the_self_test(lab: Lab) -> None:
