@@ -134,6 +134,17 @@ async def test_more_places_after_a_reload() -> None:
     assert queue.let_in == [0, 1, 2]
 
 
+async def test_a_place_that_a_reload_adds_is_for_those_who_wait() -> None:
+    queue = Queue(Admission(1))
+    await queue.join(0)
+    await queue.join(1)
+    queue.it.places = 2
+    assert not await queue.it.admit(HERE, 0)
+    queue.it.leave(HERE)
+    await turns()
+    assert queue.let_in == [0, 1]
+
+
 async def test_fewer_places_after_a_reload() -> None:
     queue = Queue(Admission(3))
     for number in range(4):

@@ -14,6 +14,7 @@ from postern_sidecar.edge import channel as module
 from postern_sidecar.edge.channel import HIGH_WATER, Channel
 from postern_sidecar.edge.deadlines import Deadlines
 from postern_sidecar.edge.dial import dial
+from postern_sidecar.edge.tls import Engine
 from postern_sidecar.names import Domain
 from postern_sidecar.outbound.commands import Lost
 from postern_sidecar.outbound.plan import Handshake, Level, Plan
@@ -66,6 +67,12 @@ async def deadlines() -> AsyncIterator[Clockless]:
     it = Clockless()
     yield it
     assert not it.waits  # nobody is still waited for
+
+
+def stuff(channel: Channel) -> None:
+    """More than the kernel takes of what the peer does not read."""
+    channel.write(bytes(24 << 20))
+    assert channel._full
 
 
 async def connected(deadlines: Deadlines, to: Endpoint) -> Channel:
@@ -303,8 +310,7 @@ class TestMessage:
 
         async with next_hop(script) as endpoint:
             channel = await connected(deadlines, endpoint)
-            while not channel._full:
-                channel.write(CHUNK)
+            stuff(channel)
             drained = asyncio.get_running_loop().create_task(channel.drain(30))
             await deadlines.some()
             channel._size += 1  # as if it had taken an octet
@@ -328,8 +334,7 @@ class TestMessage:
 
         async with next_hop(script) as endpoint:
             channel = await connected(deadlines, endpoint)
-            while not channel._full:
-                channel.write(CHUNK)
+            stuff(channel)
             drained = asyncio.get_running_loop().create_task(channel.drain(30))
             await deadlines.some()
             go.set()
@@ -355,15 +360,22 @@ class TestMessage:
 
 class TestFarewell:
     @pytest.mark.parametrize("tls", [False, True])
-    async def test_quit(self, deadlines: Clockless, tls: bool, tmp_path: Path) -> None:
-        context = server_tls(tmp_path)
+    async def test_quit(self, deadlines: Clockless, tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        context, farewells = server_tls(tmp_path), list[Engine]()
+        farewell = Engine.farewell
+
+        def noted(engine: Engine) -> bytes:
+            farewells.append(engine)
+            return farewell(engine)
+
+        monkeypatch.setattr(Engine, "farewell", noted)
 
         async def script(peer: Peer) -> None:
             if tls:
                 await peer.start_tls(context)
             peer.say(b"220 mx\r\n")
             await peer.hear(b"QUIT\r\n")
-            await peer.gone()  # over TLS, an end without close_notify would be an error
+            await peer.gone()
 
         async with next_hop(script) as endpoint:
             channel = await connected(deadlines, endpoint)
@@ -372,6 +384,7 @@ class TestFarewell:
             assert await channel.say(b"", 1, 30) == [BANNER]
             channel.close(quit=True)
             channel.close(quit=True)
+            assert len(farewells) == tls  # the standard library's end does not tell whether there was one
 
     async def test_without_quit_nothing_is_said(self, deadlines: Clockless) -> None:
         async def script(peer: Peer) -> None:
@@ -388,8 +401,7 @@ class TestFarewell:
         done = asyncio.Event()
         async with next_hop(script) as endpoint:
             channel = await connected(deadlines, endpoint)
-            while not channel._full:
-                channel.write(CHUNK)
+            stuff(channel)
             channel.close(quit=True)
             assert list(deadlines.waits.values()) == [module.LINGER]
             deadlines.expire()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from next_hop import Peer, next_hop
-from postern_sidecar.edge.channel import Channel
+from postern_sidecar.edge.channel import HIGH_WATER, LOW_WATER, Channel
 from postern_sidecar.edge.deadlines import Deadlines
 from postern_sidecar.edge.dial import dial
 from postern_sidecar.names import Endpoint
@@ -40,6 +40,7 @@ async def test_a_connection(deadlines: Deadlines) -> None:
         assert sock.getpeername() == (str(endpoint.address), endpoint.port)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert channel._transport.get_write_buffer_limits() == (LOW_WATER, HIGH_WATER)
         channel.close()
 
 

@@ -201,8 +201,10 @@ class TestCommands:
             yield Leave("example.org")
             return granted
 
-        assert await desk.performer.perform(work()) == [True, False]
+        held = Held()
+        assert await desk.performer.perform(work(), held) == [True, False]
         assert len(desk.admission) == 0
+        desk.performer.release(held)  # nothing is left to give back
 
 
 class TestNothingLeaks:
@@ -250,6 +252,41 @@ class TestNothingLeaks:
             with pytest.raises(ZeroDivisionError):
                 await desk.performer.perform(work(link))
             assert desk.closed()
+
+    async def test_what_was_kept_or_given_back_is_no_longer_the_works(self, desk: Desk) -> None:
+        def work(to: Endpoint) -> Work[None]:
+            assert (yield Admit("example.org", 5))
+            link = yield from connect(to)
+            yield Keep(link)
+            yield Leave("example.org")
+            raise ZeroDivisionError
+
+        async with next_hop(greeting) as endpoint:
+            with pytest.raises(ZeroDivisionError):
+                await desk.performer.perform(work(endpoint))
+            assert len(desk.links) == 1
+            assert not desk.closed()
+            desk.links.close()
+
+    async def test_a_work_that_is_cancelled_cleans_up_at_once(self, desk: Desk) -> None:
+        sleeping, clean = asyncio.Event(), asyncio.Event()
+
+        def tidy(work: Work[None]) -> Work[None]:
+            try:
+                yield from work
+            finally:
+                clean.set()
+
+        async with next_hop(greeting) as endpoint:
+            work = tidy(delivery(endpoint, sleeping))
+            task = asyncio.get_running_loop().create_task(desk.performer.perform(work))
+            await sleeping.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert clean.is_set()
+            with pytest.raises(StopIteration):
+                next(work)
 
 
 class TestPool:
