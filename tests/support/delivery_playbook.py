@@ -249,7 +249,7 @@ class Playbook:
                 return wire.host.tls
             case Keep(link):
                 assert self.wire(link).open
-                self.closed += ["full" for _ in self.pool.keep(link, self.now)]
+                self.closed += [f"kept no more {old.endpoint.address}" for old in self.pool.keep(link, self.now)]
             case Drop(link, quit=polite):
                 self.wire(link).open = False
                 self.closed.append(f"{'quit' if polite else 'drop'} {link.endpoint.address}")

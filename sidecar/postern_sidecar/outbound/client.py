@@ -97,7 +97,8 @@ class Approach:
         if failure is not None:
             yield Drop(dialled)
             return failure
-        dialled.key = goal.key
+        if not self.in_clear:  # the next message tries TLS again
+            dialled.key = goal.key
         return dialled
 
     # From the banner to the level

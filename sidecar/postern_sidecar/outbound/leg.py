@@ -174,7 +174,7 @@ class Leg:
             return answers[-1]
         stop = course.leave()
         assert stop is not None  # noqa: S101 - it has just been opened
-        yield from course.done_with(stop, answers[-1])
+        yield from course.done_with(stop, next(filter(spoilt, answers), answers[-1]))
         self._settled = self._torn()
         return None
 

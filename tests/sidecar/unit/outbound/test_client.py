@@ -200,10 +200,23 @@ def test_may_without_starttls_goes_on_in_clear() -> None:
 def test_may_falls_back_to_one_fresh_connection_in_clear_and_says_why(host: Host, reason: str) -> None:
     play = Playbook(ONE, {FIRST: host})
     play.deliver()
-    assert (play.dialled, play.closed, levels(play)) == ([FIRST, FIRST], [f"drop {FIRST}"], "clear")
+    assert (play.dialled, play.closed, levels(play)) == (
+        [FIRST, FIRST],
+        [f"drop {FIRST}", f"kept no more {FIRST}"],
+        "clear",
+    )
     assert play.reasons == [reason]
     assert play.outcome["detail"].startswith(f"in clear: {reason}")
     assert play.said(FIRST)[-4:] == [HELLO, OPEN, "DATA", "(message)"]
+
+
+def test_the_next_message_tries_tls_again() -> None:
+    play = Playbook(ONE, {FIRST: Host(STARTTLS=["454 4.7.0 not now", "220 go"])})
+    play.deliver()
+    assert len(play.pool) == 0
+    play.new_leg()
+    play.deliver()
+    assert levels(play) == "may"
 
 
 def test_the_connection_in_clear_may_fail_too() -> None:

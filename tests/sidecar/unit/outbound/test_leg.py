@@ -212,6 +212,13 @@ def test_lost_at_data_the_next_host_hears_it_all() -> None:
     assert play.outcome["host"] == "backup.example.org"
 
 
+def test_421_in_the_replay_ends_that_session_too() -> None:
+    play = Playbook(hosts={FIRST: Host(RCPT=["250 ok", "lost"]), SECOND: Host(RCPT=["421 4.3.2 closing", "250 ok"])})
+    play.rcpt()
+    assert play.rcpt("other@example.org").startswith("451 4.4.2 ")
+    assert (play.closed, len(play.pool)) == ([f"drop {FIRST}", f"drop {SECOND}"], 0)
+
+
 @pytest.mark.parametrize("answer", ["450 4.2.1 later", "550 5.1.1 nobody"])
 def test_refused_in_the_replay_data_gets_451(answer: str) -> None:
     play = Playbook(hosts={FIRST: Host(DATA="lost"), SECOND: Host(RCPT=answer)})
@@ -444,6 +451,7 @@ def test_the_fresh_one_is_fresh_though_the_pool_has_more() -> None:
     play.new_leg()
     assert play.deliver() == ["250 2.0.0 queued"]
     assert (play.dialled, play.reasons) == ([FIRST] * 3, [])
+    assert len(play.pool) == 2
 
 
 def test_another_tlsa_set_is_another_connection() -> None:
