@@ -20,6 +20,7 @@ _BOTH = (
     "test_channel.py",
     "test_control.py",
     "test_dial.py",
+    "test_doors.py",
     "test_perform.py",
     "test_resolver.py",
     "test_resolving.py",
