@@ -207,8 +207,8 @@ class WithoutDane(enum.Enum):
 
 
 class TLSVersion(enum.Enum):
-    TLS_1_0 = "1.0"
-    TLS_1_1 = "1.1"
+    """No older ones: at security level 1 OpenSSL does not speak them (and RFC 8996 gave them up)."""
+
     TLS_1_2 = "1.2"
     TLS_1_3 = "1.3"
 

@@ -21,7 +21,6 @@ from .model import (
     OutboundLimits,
     OutboundTLS,
     Submission,
-    TLSVersion,
     WithoutDane,
 )
 from .problems import Problem, error, shown, warning
@@ -116,9 +115,6 @@ def _digests(chosen: Dane, path: str) -> Iterator[Problem]:
 
 def tls(chosen: OutboundTLS) -> Iterator[Problem]:
     path = f"{PATH}.tls"
-    if chosen.min_version in (TLSVersion.TLS_1_0, TLSVersion.TLS_1_1):
-        message = f"TLS {chosen.min_version.value} rests on MD5 and SHA-1, and was given up by RFC 8996"
-        yield warning(f"{path}.minVersion", message, "leave it out unless a destination knows no better")
     if not chosen.ca_bundle:
         return
     try:

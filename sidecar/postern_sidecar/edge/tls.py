@@ -29,8 +29,6 @@ OWED: Final = 16_384  # octets taken from the peer, behind which it is looked wh
 DETAIL: Final = 200
 
 _VERSIONS = {
-    TLSVersion.TLS_1_0: SSL.TLS1_VERSION,
-    TLSVersion.TLS_1_1: SSL.TLS1_1_VERSION,
     TLSVersion.TLS_1_2: SSL.TLS1_2_VERSION,
     TLSVersion.TLS_1_3: SSL.TLS1_3_VERSION,
 }

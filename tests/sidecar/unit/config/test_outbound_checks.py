@@ -99,7 +99,7 @@ SHAPE: list[tuple[str, str, list[str]]] = [
             "dane: {skip: [{match: a.example, reason: x, until: 20270301}]}\nsubmission: {port: '25'}"
         ),
         [
-            f'7: {OUT}.tls.minVersion: is the number 1.2; write one of 1.0, 1.1, 1.2, 1.3: "1.2", in quotes',
+            f'7: {OUT}.tls.minVersion: is the number 1.2; write one of 1.2, 1.3: "1.2", in quotes',
             f"8: {OUT}.limits.messageSize: is the number 52428800; write a size such as 50Mi or 10M",
             f"9: {OUT}.dane.skip[0].until: is the number 20270301; write a date such as 2027-03-01, in quotes",
             f"10: {OUT}.submission.port: is the text '25'; write a whole number, 1 to 65535: 25, without quotes",
@@ -109,7 +109,7 @@ SHAPE: list[tuple[str, str, list[str]]] = [
         "a number that is no version",
         outbound("tls: {minVersion: 1.4, ocsp: 1.2}"),
         [
-            f"7: {OUT}.tls.minVersion: is the number 1.4; write one of 1.0, 1.1, 1.2, 1.3",
+            f"7: {OUT}.tls.minVersion: is the number 1.4; write one of 1.2, 1.3",
             f"7: {OUT}.tls.ocsp: is the number 1.2; write one of Auto, Off, Require",
         ],
     ),
@@ -182,7 +182,7 @@ SHAPE: list[tuple[str, str, list[str]]] = [
         "what is broken here does not hide what is wrong there",
         (
             "spec:\n  hostname: mail\n  outbound:\n    zzz: 1\n    submission: {port: 11024}\n    dane: {try: [a.b, a.b]}\n"
-            "    tls: {minVersion: '1.1'}\n    dns: {servers: [10.0.0.1]}\n    limits: {idle: 0s}\n"
+            "    tls: {minVersion: '1.3'}\n    dns: {servers: [10.0.0.1]}\n    limits: {idle: 0s}\n"
             "    ownNames: ['*']\n    ownAddresses: ['::/0']\n    allowAddresses: ['::1']\n"
             "    routes:\n    - {domains: [a.b, a.b], via: a.b}\n    - {domains: [a.b], via: 0.0.0.0}\n    - {domains: [a.b]}\n"
             "  inbound:\n  - {name: a, port: x, backend: {port: 2, handover: ProxyV1}}\n"
@@ -193,7 +193,6 @@ SHAPE: list[tuple[str, str, list[str]]] = [
             f"7: {OUT}.zzz: unknown field 'zzz'; known here: submission, dane, tls, dns, routes, limits, ownNames, ownAddresses, allowAddresses",
             f"8: {OUT}.submission.lmtpPort: 11024 is the port for SMTP too; take another port: a client does not say which of the two it speaks",
             f"9: {OUT}.dane.try[1]: a.b stands in {OUT}.dane.try[0] too; {ONE_OF_TWO}",
-            f"10: warning: {OUT}.tls.minVersion: TLS 1.1 rests on MD5 and SHA-1, and was given up by RFC 8996; leave it out unless a destination knows no better",
             f"11: {OUT}.dns.servers: Embedded does not ask these servers; write resolver: Servers to trust them, or forwards for Embedded to ask",
             f"12: {OUT}.limits.idle: is zero; write a duration above zero, such as 5s",
             f"13: {OUT}.ownNames[0]: * would make every host ours, and no mail could leave; name your own hosts",
@@ -404,13 +403,6 @@ DANE: list[tuple[str, str, list[str]]] = [
 
 WHOLE = "copy it again, whole"
 TLS: list[tuple[str, str, list[str]]] = [
-    (
-        "old versions",
-        outbound("tls: {minVersion: '1.0'}"),
-        [
-            f"7: warning: {OUT}.tls.minVersion: TLS 1.0 rests on MD5 and SHA-1, and was given up by RFC 8996; leave it out unless a destination knows no better"
-        ],
-    ),
     ("new versions", outbound("tls: {minVersion: '1.3'}"), []),
     (
         "a bundle",

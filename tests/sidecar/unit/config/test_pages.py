@@ -135,7 +135,6 @@ def test_what_softer_values_give_up() -> None:
         "level",
         "digests",
         "withoutDane",
-        "minVersion",
         "ocsp",
         "resolver",
         "acknowledgeTrustedPath",
