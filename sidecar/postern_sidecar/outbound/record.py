@@ -53,9 +53,10 @@ def delivery(session: str, recipient: Recipient, verdict: Verdict, duration: flo
 
 
 def attempt(session: str, failure: HostFailure) -> Record:
+    """`level`: what had to be reached there; of a connection that got so far, what was."""
     fields = {
         **_place(failure.host, failure.endpoint),
-        "level_wanted": failure.level,
+        "level": failure.level,
         **_reached(failure.link),
         "reason": failure.reason,
         "reply": shown(failure.reply),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
-from delivery_playbook import DANE, PLAIN, Host, Playbook
+from delivery_playbook import DANE, PLAIN, STRANGER, Host, Playbook
 from postern_sidecar.logline import Formatter, Record
 from postern_sidecar.outbound.commands import Lost
+from postern_sidecar.outbound.plan import Level
 
 FIRST = "192.0.2.1"
 
@@ -60,6 +61,14 @@ def test_hosts_on_the_way_have_a_line_each() -> None:
     assert "attempt H=mx.example.org [192.0.2.1]:25 R=connect_refused " in first
     assert "attempt H=backup.example.org [192.0.2.2]:25 X=TLS1.3" in second
     assert "o1 == user@example.org H=backup.example.org [192.0.2.2]:25 X=TLS1.3" in last
+
+
+def test_the_level_of_an_attempt_is_the_one_that_had_to_be_reached() -> None:
+    play = Playbook(DANE, {FIRST: Host(TLS=STRANGER)})
+    play.deliver()
+    (failed,) = play.logged("attempt")
+    assert (failed["level"], failed["reason"]) == (Level.DANE, "tlsa_mismatch")
+    assert "verified" not in failed  # nothing was
 
 
 def test_a_next_hops_control_octets_do_not_reach_the_log() -> None:
