@@ -55,13 +55,23 @@ class Goal:
         )
 
 
-def reach(goal: Goal, budget: Budget, *, pooled: bool = True) -> Work[Link | HostFailure]:
-    """A connection at the level of the plan. `pooled`: an idle one will do."""
-    if goal.key.credentials and goal.plan.level not in (Level.DANE, Level.VERIFY):
+def hinders(goal: Goal) -> HostFailure | None:
+    """What is known to be wrong before anybody connects."""
+    if not goal.key.credentials:
+        return None
+    if goal.plan.level not in (Level.DANE, Level.VERIFY):
         detail = f"AUTH needs level dane or verify, this is {goal.plan.level.value}: {goal.plan.why}"
         return goal.failure("auth_level", replies.NOT_SECURED(goal.host), detail)
-    if goal.key.credentials and goal.credentials is None:
+    if goal.credentials is None:
         return goal.failure("auth_credentials", replies.NO_CREDENTIALS(goal.host), goal.key.credentials)
+    return None
+
+
+def reach(goal: Goal, budget: Budget, *, pooled: bool = True) -> Work[Link | HostFailure]:
+    """A connection at the level of the plan. `pooled`: an idle one will do."""
+    hindrance = hinders(goal)
+    if hindrance is not None:
+        return hindrance
     if pooled:
         link: Link | None = yield TakePooled(goal.key)
         if link is not None:

@@ -23,19 +23,15 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from postern_sidecar.lookup.exchangers import next_hop as look_up
-from postern_sidecar.lookup.hosts import NoNextHop
-
 from . import budget as limits
 from . import opening, record, replies
-from .asking import one
 from .body import Fault
 from .budget import Budget
 from .commands import Admit, Drop, Leave, Log, Lost, Say
 from .course import Course, keep, spoilt
 from .failure import Verdict
 from .transaction import OTHER_NEXT_HOP
-from .walk import Walk
+from .walk import begin
 
 if TYPE_CHECKING:
     from postern_sidecar.names import Address, Domain
@@ -117,17 +113,14 @@ class Leg:
         """A place among the others, and a next hop."""
         settings, target = self.around.settings, self.target
         route = settings.route(target) if isinstance(target, str) else None
-        via = None if route is None else route.via
-        destination = str(target) if via is None else f"via {via.text}"
+        destination = str(target) if route is None else f"via {route.via.text}"
         admitted = yield Admit(destination, self._budget.left)
         if not admitted:
             return Verdict(replies.BUSY(target), "per_destination")
         self._admitted = destination
-        hop = yield from one(look_up(target, via=via, own=settings.outbound.own_names))
-        if isinstance(hop, NoNextHop):
-            return Verdict(replies.FAULTS[hop.fault](target), hop.fault.value, hop.detail)
         extended = self.sender.eight_bit or self.sender.smtputf8
-        return Course(self.sender, Walk(self.session, self.around, hop, route, self._budget, extended))
+        walk = yield from begin(self.session, self.around, target, route, self._budget, extended=extended)
+        return walk if isinstance(walk, Verdict) else Course(self.sender, walk)
 
     def _offer(self, course: Course, recipient: Recipient) -> Work[Verdict]:
         """To the host where we are, then from one to the next, until there is an answer that stands."""

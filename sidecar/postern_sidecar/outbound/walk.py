@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from postern_sidecar.lookup.exchangers import cut_at_own, groups
+from postern_sidecar.lookup.exchangers import next_hop as look_up
 from postern_sidecar.lookup.host import host as look_up_host
-from postern_sidecar.lookup.hosts import Fault
+from postern_sidecar.lookup.hosts import Fault, NoNextHop
 from postern_sidecar.names import Endpoint
 
 from . import levels, record, replies
-from .asking import together
+from .asking import one, together
 from .budget import CONNECT
 from .client import Goal, reach
 from .commands import Log
@@ -53,9 +54,36 @@ class Stop:
     link: Link
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A host that was looked up, and what it must reach; `plan` is None where it has no address."""
+
+    exchanger: Exchanger
+    facts: HostFacts
+    plan: Plan | levels.Refusal | None
+
+
+def begin(
+    session: str,
+    around: Surroundings,
+    target: Domain | Address,
+    route: Route | None,
+    budget: Budget,
+    *,
+    extended: bool = False,
+) -> Work[Walk | Verdict]:
+    """To the hosts of a next hop; or what is heard where there is none. `route`: the policy's for `target`."""
+    via = None if route is None else route.via
+    hop = yield from one(look_up(target, via=via, own=around.settings.outbound.own_names))
+    if isinstance(hop, NoNextHop):
+        return Verdict(replies.FAULTS[hop.fault](target), hop.fault.value, hop.detail)
+    return Walk(session, around, hop, route, budget, extended)
+
+
 @dataclass(slots=True)
 class Walk:
-    """`extended`: a host without EHLO is of no use. `complete`: nothing was left out for want of time or lot."""
+    """`extended`: a host without EHLO is of no use. `complete`: nothing was left out for want of time or lot. `known`:
+    the hosts whose turn has come."""
 
     session: str
     around: Surroundings
@@ -65,6 +93,7 @@ class Walk:
     extended: bool = False
     failures: list[HostFailure] = field(default_factory=list)
     complete: bool = True
+    known: list[Known] = field(default_factory=list)
     _groups: list[list[Exchanger]] = field(default_factory=list)
     _hosts: list[tuple[Exchanger, HostFacts]] = field(default_factory=list)
     _goals: list[Goal] = field(default_factory=list)
@@ -74,18 +103,21 @@ class Walk:
 
     def onward(self) -> Work[Stop | None]:
         """The next host's session; None where there is none left, or left to try."""
-        while True:
-            goal = yield from self._next_goal()
-            if goal is None:
-                return None
+        while (goal := (yield from self.next_goal())) is not None:
+            stop = yield from self._reach(goal, pooled=True)
+            if stop is not None:
+                return stop
+        return None
+
+    def next_goal(self) -> Work[Goal | None]:
+        """The next address that is to be dialled."""
+        while (goal := (yield from self._next_address())) is not None:
             failure = self._not_dialled(goal)
             if failure is None:
                 self.budget.addresses -= 1
-                stop = yield from self._reach(goal, pooled=True)
-                if stop is not None:
-                    return stop
-            else:
-                yield from self.note(failure)
+                return goal
+            yield from self.note(failure)
+        return None
 
     def afresh(self, stop: Stop) -> Work[Stop | None]:
         """The same address once more, by a connection of its own: the idle one had died unseen, and was none."""
@@ -100,14 +132,14 @@ class Walk:
     @property
     def verdict(self) -> Verdict:
         """What the submitter is told when there is no host left."""
-        one = decisive(self.failures, complete=self.complete)
-        if one is None:
+        last = decisive(self.failures, complete=self.complete)
+        if last is None:
             return Verdict(replies.NO_TIME(self.next_hop.domain), "too_many_hosts")
-        return Verdict(one.reply, one.reason, one.detail, one.host, one.endpoint, one.link)
+        return Verdict(last.reply, last.reason, last.detail, last.host, last.endpoint, last.link)
 
     # The next address
 
-    def _next_goal(self) -> Work[Goal | None]:
+    def _next_address(self) -> Work[Goal | None]:
         while True:
             if not (self._goals or self._hosts or self._groups):
                 return None
@@ -124,7 +156,7 @@ class Walk:
     def _look_up(self, group: list[Exchanger]) -> Work[None]:
         self.around.world.shuffle(group)  # type: ignore[arg-type]
         facts = yield from together(
-            [look_up_host(one.name, one.port, dane_wanted=self._wish(one).asks) for one in group]
+            [look_up_host(each.name, each.port, dane_wanted=self._wish(each).asks) for each in group]
         )
         self._hosts = list(zip(group, facts, strict=True))
         if not self.next_hop.routed and not cut_at_own(self._hosts, self._is_own):
@@ -139,8 +171,8 @@ class Walk:
         """A route may serve domains of which the policy demands different things."""
         other = replace(self.next_hop, domain=domain)
         return all(
-            levels.wants_dane(other, one, self.around.settings, self._today) == self._wish(one)
-            for one in self.next_hop.exchangers
+            levels.wants_dane(other, each, self.around.settings, self._today) == self._wish(each)
+            for each in self.next_hop.exchangers
         )
 
     def _wish(self, exchanger: Exchanger) -> levels.DaneWish:
@@ -152,10 +184,12 @@ class Walk:
 
     def _plan(self, exchanger: Exchanger, facts: HostFacts) -> Work[None]:
         if facts.fault is not None:
+            self.known.append(Known(exchanger, facts, None))
             reply = self._no_address(facts.fault)
             yield from self.note(HostFailure(exchanger.name, facts.fault.value, reply, facts.detail, connected=False))
             return
         plan = levels.plan(self.next_hop, exchanger, facts, self.around.settings, self._today)
+        self.known.append(Known(exchanger, facts, plan))
         if isinstance(plan, levels.Refusal):
             reply = replies.NOT_SECURED._replace(enhanced=plan.code)(exchanger.name)
             yield from self.note(HostFailure(exchanger.name, plan.reason, reply, plan.message))
