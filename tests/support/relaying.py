@@ -69,6 +69,7 @@ class NextHopScript:
     lost_at: int | None = None  # octets after which the connection is lost
     stalls_at: int | None = None  # octets after which it reads no more
     speaks_at: int | None = None  # octets after which it says something
+    lost_after_354: bool = False  # the first connection is; the next is not
     bug: str = ""  # the step that raises
 
 
@@ -140,6 +141,10 @@ class Leg:
         self._did("start")
         if self.script.start_gate is not None:
             yield self.script.start_gate.passed()
+        if self.script.lost_after_354 and self.events.count("start") == 1:
+            self.channel.lost = Lost("connection_lost", "scripted")
+        elif self.channel.lost is not None:
+            self.link.channel = self.channel = Channel(self.script)
         return self.script.start
 
     def finish(self) -> Steps:

@@ -167,7 +167,11 @@ class Door(SMTP):
         asyncio.StreamReaderProtocol.connection_lost(self, error)
         self.transport = None
         self._over = True
-        self.house.leave(self)
+        handler = self._handler_coroutine
+        if handler is None or handler.done():
+            self.house.leave(self)
+        else:  # a next hop may still be about to say what became of the message
+            handler.add_done_callback(lambda _: self.house.leave(self))
 
     def data_received(self, data: bytes) -> None:
         if not self._shut:

@@ -207,6 +207,8 @@ class Transaction:
             if body.fault is not None:
                 await self._fail(body.fault)
             elif fed.data or fed.ended:
+                if head:
+                    await self._start_again()
                 await self._pass(head + fed.data if head else fed.data, last=fed.ended)
                 head = b""
             if fed.ended:
@@ -214,6 +216,13 @@ class Transaction:
         if body.fault is not None:
             await self._fail(body.fault)
         return body.fault, rest
+
+    async def _start_again(self) -> None:
+        """Before the first octet a session may still be lost: then the next host hears it all (contracts section 5)."""
+        for lane in self._lanes.values():
+            channel = lane.channel if lane.live else None
+            if channel is not None and channel.lost is not None:
+                await self._start(lane)
 
     async def _pass(self, data: bytes, *, last: bool) -> None:
         """To all legs, with the final dot at once where it is the last; else on when each has taken most of it."""
@@ -275,6 +284,9 @@ class Transaction:
             self._relay.write(internal_error(bug, self.session))
             self._over_with(lane)
             return otherwise
+        except BaseException:  # the sidecar ends
+            self._over_with(lane)
+            raise
 
     def _over_with(self, lane: Lane) -> None:
         lane.live = False

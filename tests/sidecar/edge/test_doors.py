@@ -389,6 +389,18 @@ async def test_a_next_hop_that_does_not_hear_the_message_out(script: NextHopScri
         assert message(home.leg("b.example").message) == BODY + BODY
 
 
+async def test_a_session_lost_before_the_first_octet_is_begun_again() -> None:
+    async with house(a=NextHopScript(lost_after_354=True)) as home, home.lmtp() as client:
+        await client.begin(b"u@a.example", b"v@b.example")
+        client.send(BODY)
+        await until(lambda: home.leg("b.example").channel.drained)
+        client.send(b".\r\n")
+        assert await client.codes(2) == [b"250 2.0.0"] * 2
+        assert home.leg("a.example").events == ["rcpt", "start", "start", "finish"]
+        assert home.leg("b.example").events == ["rcpt", "start", "finish"]
+        assert message(home.leg("a.example").message) == BODY
+
+
 @pytest.mark.parametrize(("door", "seconds"), [("lmtp", 30.0), ("smtp", 180.0)])
 async def test_how_long_a_next_hop_may_stand_still(door: str, seconds: float) -> None:
     async with house() as home, getattr(home, door)() as client:
@@ -541,10 +553,14 @@ async def test_a_next_hop_that_has_the_dot_is_heard_out(door: str) -> None:
         await client.begin(b"u@a.example")
         client.send(BODY + b".\r\n")
         await gate.reached.wait()
+        (session,) = home.open.house.sessions
         client.reset()
-        await until(lambda: not home.open.house.sessions)
-        gate.open()
+        await until(lambda: session.transport is None)
+        draining = asyncio.create_task(home.open.drain())
         await turns()
+        assert not draining.done()
+        gate.open()
+        await draining
         assert home.leg("a.example").events == ["rcpt", "start", "finish"]
         assert home.performer.released == 1
 
