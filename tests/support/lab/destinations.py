@@ -118,11 +118,20 @@ class Visit:
     end: str
 
 
+def postfix_tls(identity: Identity, *, host: str, domain: str) -> tuple[str, dict[str, str]]:
+    """Lines for main.cf and files, with which `Lab.postfix` is the TLS destination `host` for a mail domain."""
+    path = "/etc/ssl/destination.pem"
+    main = f"smtpd_tls_security_level = may\nsmtpd_tls_chain_files = {path}\nsmtpd_tls_loglevel = 1\n"
+    main += f"myhostname = {host}\nvirtual_mailbox_domains = {domain}\n"
+    return main, {path: identity.key + identity.chain}
+
+
 class Sink:
     def __init__(self, lab: Namespaces, etc: Mapping[str, str], table: Mapping[Address, Behaviour]) -> None:
         self._path = Path(tempfile.mkdtemp(dir=lab.folder)) / "table.json"
         self._table = dict(table)
         self._readings = 1
+        self._ticks = 0
         self._write()
         argv = [sys.executable, "-u", "-m", "lab.servers.sink", str(self._path)]
         program = Program(argv=argv, host="outside", files=etc, env={"PYTHONPATH": str(SUPPORT)})
@@ -145,7 +154,7 @@ class Sink:
         self.wait()
 
     def messages(self, *, to: str = "", recipient: str = "") -> list[Delivered]:
-        """Those so far, at an address, or for a recipient."""
+        """Those so far, at an address, or for a recipient: all to which a reply has been seen."""
         every = [Delivered(**facts) for facts in self._events("message", to)]
         return [message for message in every if not recipient or recipient in message.rcpt]
 
@@ -154,6 +163,9 @@ class Sink:
         return [Visit(**facts) for facts in self._events("session", to)]
 
     def _events(self, kind: str, to: str) -> list[dict[str, Any]]:
+        self._ticks += 1
+        self.process.signal(signal.SIGUSR1)
+        self.log.wait_for(rf'^{{"tick": {self._ticks}}}$')
         start = f'{{"event": "{kind}", "where": "{to} ' if to else f'{{"event": "{kind}", '
         lines = [json.loads(line) for line in self.log.lines if line.startswith(start)]
         return [{name: value for name, value in line.items() if name != "event"} for line in lines]

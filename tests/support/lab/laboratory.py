@@ -57,9 +57,12 @@ class Lab(Namespaces):
             if error is None and "Traceback" in str(sidecar.log):
                 raise AssertionError(f"the sidecar met a bug of its own:\n{sidecar.log}")
 
-    def postfix(self, *, master: str, main: str = "", host: str = "pod") -> MailServer:
-        """`master`: services for master.cf (see `postfix.service`); `main`: lines for main.cf."""
-        return postfix.start(self, self._etc, master=master, main=main, host=host)
+    def postfix(
+        self, *, master: str, main: str = "", host: str = "pod", files: Mapping[str, str] | None = None
+    ) -> MailServer:
+        """`master`: services for master.cf (see `postfix.service`); `main`: lines for main.cf; `files`: more of them,
+        by path."""
+        return postfix.start(self, {**self._etc, **(files or {})}, master=master, main=main, host=host)
 
     def exim(self, *, main: str, host: str = "pod") -> MailServer:
         """`main`: options for the main section, `local_interfaces` among them."""

@@ -8,6 +8,7 @@ both kinds of chain are made here.
 from __future__ import annotations
 
 import enum
+import functools
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -66,7 +67,7 @@ class DS(enum.Enum):
 class Key:
     private: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
 
-    @property
+    @functools.cached_property
     def public(self) -> DNSKEY:
         return dns.dnssec.make_dnskey(self.private.public_key(), "ECDSAP256SHA256", KSK)
 
@@ -110,8 +111,17 @@ class Signer:
         return signature
 
 
-def records(text_type: str, *texts: str, ttl: int = TTL) -> Rdataset:
-    return dns.rdataset.from_text("IN", text_type, ttl, *texts)
+def records(kind: str, *texts: str, ttl: int = TTL) -> Rdataset:
+    """TLSA data may be malformed, which dnspython would refuse: their octets are taken as they are. "-" has none."""
+    if kind == "TLSA":
+        rdatas = [dns.rdata.GenericRdata(dns.rdataclass.IN, dns.rdatatype.TLSA, _tlsa(text)) for text in texts]
+        return dns.rdataset.from_rdata_list(ttl, rdatas)
+    return dns.rdataset.from_text("IN", kind, ttl, *texts)
+
+
+def _tlsa(text: str) -> bytes:
+    *numbers, data = text.split(" ")
+    return bytes(map(int, numbers)) + (b"" if data == "-" else bytes.fromhex(data))
 
 
 def zone_file(rrsets: Mapping[tuple[Name, RdataType], Rdataset], chain: Chain, signer: Signer) -> str:

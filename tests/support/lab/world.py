@@ -11,8 +11,8 @@
     world.replace("mx.secure.example", "A", "198.51.100.2")
     server.reload()
 
-The root, `example.` (NSEC), `org.` (NSEC3) and `net.` (NSEC3 with opt-out) are there from the start. Zones go to the
-name server at NSD, or to one of those that misbehave. What is spoilt or misanswered is in the table, never at
+The root, `example.` (NSEC), `org.` (NSEC3) and `net.` (NSEC3 with opt-out) are there from the start. Zones go to a
+name server that tells the truth, or to one of those that misbehave. What is spoilt or misanswered is never so at
 random.
 """
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import dns.name
 import dns.rdatatype
 
-from .signing import DS, TTL, Chain, Key, Signatures, Signer, records, zone_file
+from .signing import DS, TTL, Chain, Key, RRSets, Signatures, Signer, records, zone_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,15 +33,19 @@ if TYPE_CHECKING:
     from dns.rdataset import Rdataset
     from dns.rdatatype import RdataType
 
-NSD = "192.0.2.53"
+TOP = "192.0.2.53"  # NSD with the root and the top level
+NSD = "192.0.2.59"  # NSD with the zones below: one that had them and their parents would answer as if there were no cut
+DEEP = "192.0.2.60"  # NSD with zones below these
 LIAR = "192.0.2.54"  # answers as `World.misanswer` says, else truthfully
-TRUTH = "192.0.2.58"  # a second NSD, for LIAR's zones: one NSD with both would answer for them from above
-LAME = "192.0.2.55"  # it is NSD, which does not have the zone: REFUSED
+TRUTH = "192.0.2.58"  # a second NSD, for LIAR's zones
+LAME = "192.0.2.55"  # it is DEEP's, which does not have the zone: REFUSED
 SILENT = "192.0.2.56"  # takes questions and says nothing
 DEAD = "192.0.2.57"  # nobody listens there
 
 NS_NAMES = {
-    NSD: "ns.example.",
+    TOP: "ns.example.",
+    NSD: "ns-zones.example.",
+    DEEP: "ns-deep.example.",
     LIAR: "ns-liar.example.",
     LAME: "ns-lame.example.",
     SILENT: "ns-silent.example.",
@@ -81,9 +85,12 @@ class World:
         chain: Chain = Chain.NSEC,
         ds: DS | None = None,
         signatures: Signatures = Signatures.GOOD,
-        server: str = NSD,
+        server: str | None = None,
     ) -> Zone:
-        """A zone, delegated from the deepest one there is above it. `ds`: by default good where it is signed."""
+        """A zone, delegated from the deepest one there is above it. `ds`: by default good where it is signed. `server`:
+        by default one that tells the truth."""
+        labels = len(_name(name)) - 1
+        server = server or (TOP if labels < 2 else NSD if labels == 2 else DEEP)
         if ds is None:
             ds = DS.NONE if chain is Chain.UNSIGNED else DS.GOOD
         zone = Zone(_name(name), chain, ds, signatures, server)
@@ -135,7 +142,7 @@ class World:
 
     @property
     def root_hints(self) -> list[dict[str, Any]]:
-        return [{"name": NS_NAMES[NSD].rstrip("."), "addresses": [NSD]}]
+        return [{"name": NS_NAMES[TOP].rstrip("."), "addresses": [TOP]}]
 
     def embedded(self, **self_test: str) -> dict[str, Any]:
         """`spec.outbound.dns` for the embedded resolver over this root."""
@@ -148,15 +155,15 @@ class World:
     def take_changed(self) -> list[tuple[Zone, str]]:
         """The zones that have changed since the last call, each with its file and a new serial number."""
         changed, self._changed = self._changed, set()
-        return [(zone, self._file(zone)) for zone in map(self.zones.__getitem__, sorted(changed))]
+        contents: dict[Name, RRSets] = {name: {} for name in changed}
+        for (name, kind), (ttl, texts) in self._records.items():
+            home = self.home(name).name
+            if home in contents:
+                contents[home][name, kind] = records(dns.rdatatype.to_text(kind), *texts, ttl=ttl)
+        return [(self.zones[name], self._file(self.zones[name], contents[name])) for name in sorted(changed)]
 
-    def _file(self, zone: Zone) -> str:
+    def _file(self, zone: Zone, rrsets: RRSets) -> str:
         zone.serial += 1
-        rrsets = {
-            (name, kind): records(dns.rdatatype.to_text(kind), *texts, ttl=ttl)
-            for (name, kind), (ttl, texts) in self._records.items()
-            if self.home(name) is zone
-        }
         rrsets |= dict(self._frame(zone))
         spoilt = frozenset(key for key in self._spoilt if self.home(key[0]) is zone)
         return zone_file(rrsets, zone.chain, Signer(zone.name, zone.key, zone.signatures, spoilt))
@@ -173,7 +180,7 @@ class World:
             if child.ds is not DS.NONE:
                 yield (child.name, dns.rdatatype.DS), records("DS", child.key.ds(child.name, child.ds))
         if zone.name == dns.name.root:
-            yield (_name(NS_NAMES[NSD]), dns.rdatatype.A), records("A", NSD)
+            yield (_name(NS_NAMES[TOP]), dns.rdatatype.A), records("A", TOP)
 
 
 def _name(text: str) -> Name:

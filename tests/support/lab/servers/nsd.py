@@ -1,6 +1,6 @@
 """NSD in the laboratory: authoritative for a world's zones, on addresses of `outside`.
 
-Two processes: one for most zones, and one whose zones are delegated to the liar that stands before it.
+A process for each level of the tree, and one whose zones are delegated to the liar that stands before it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import trees
 from ..program import Program
-from ..world import LAME, LIAR, NSD, TRUTH
+from ..world import DEEP, LAME, LIAR, NSD, TOP, TRUTH
 from . import liar
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ class NameServers:
         self._folder = lab.folder / "zones"
         self._folder.mkdir()
         self._table = lab.folder / "misanswers.json"
-        self.nsd: Process
-        self.truth: Process
+        self.processes: list[Process] = []
         argv = [sys.executable, "-u", liar.__file__, str(self._table)]
         self.liar = lab.start(Program(argv=argv, host="outside", files=etc), "liar")
         self._serve()
@@ -56,16 +55,22 @@ class NameServers:
     def reload(self) -> None:
         """Serves what the world holds now. A tenth of a second without answers: NSD's own reload loses a request that
         comes too soon after another."""
-        for process in (self.nsd, self.truth):
+        for process in self.processes:
             process.kill()
         self._serve()
 
     def _serve(self) -> None:
         self._write()
-        self.nsd = self._start(self._world.served(NSD), NSD, LAME)
-        self.truth = self._start(self._world.served(LIAR), TRUTH)
-        for process in (self.nsd, self.truth):
+        self.processes = [
+            self._start(self._world.served(TOP), TOP),
+            self._start(self._world.served(NSD), NSD),
+            self._start(self._world.served(DEEP), DEEP, LAME),
+            self._start(self._world.served(LIAR), TRUTH),
+        ]
+        for process in self.processes:
             process.log.wait_for(r"nsd started")
+            if process.log.matches(" error: "):
+                raise AssertionError(f"NSD refuses a zone:\n{process.log}")
 
     def _start(self, zones: list[Zone], *addresses: str) -> Process:
         settings = SETTINGS.replace("server:\n", "server:\n" + "".join(f"    ip-address: {a}\n" for a in addresses), 1)

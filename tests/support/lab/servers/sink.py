@@ -4,7 +4,8 @@
 
 The table: {"198.51.100.1 25": behaviour}; `destinations.Behaviour` has the fields. It is read again on SIGHUP: new
 addresses are listened on, and each new connection meets the new behaviour. The log is one JSON object a line: `loaded`
-(a number, for each reading of the table), `message` (at the final dot) and `session` (at its end).
+(a number, for each reading of the table), `tick` (a number, for each SIGUSR1), `message` (at the final dot, before its
+reply) and `session` (at its end).
 """
 
 from __future__ import annotations
@@ -89,14 +90,16 @@ class Session:
                 if await self._say("STARTTLS"):
                     await self._secure()
             case "MAIL":
-                self._envelope = {"mail": line[5:], "rcpt": []}
-                await self._say("MAIL")
-            case "RCPT":
+                self._envelope = {"mail": line[5:], "rcpt": []} if await self._say("MAIL") else {}
+            case "RCPT" if self._envelope:
                 if await self._say(f"RCPT {_address(line)}", self._scripted("RCPT")):
-                    self._envelope.setdefault("rcpt", []).append(_address(line))
-            case "DATA":
+                    self._envelope["rcpt"].append(_address(line))
+            case "DATA" if self._envelope.get("rcpt"):
                 if await self._say("DATA"):
                     await self._message()
+                    self._envelope = {}
+            case "RCPT" | "DATA":
+                await self._write_reply("503 5.5.1 out of order")
             case "QUIT":
                 await self._say("QUIT")
                 raise OverError("QUIT")
@@ -231,7 +234,10 @@ class Sink:
 async def main() -> None:
     sink = Sink(Path(sys.argv[1]))
     again = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again.set)
+    ticks = itertools.count(1)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, again.set)
+    loop.add_signal_handler(signal.SIGUSR1, lambda: log(tick=next(ticks)))
     while True:
         await sink.load()
         await again.wait()
