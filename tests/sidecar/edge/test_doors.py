@@ -235,6 +235,18 @@ async def test_without_a_recipient_there_is_no_data(door: str) -> None:
         assert (await client.ask(b"DATA x")).startswith(b"501 5.5.4")
 
 
+@pytest.mark.parametrize("door", ["smtp", "lmtp"])
+@pytest.mark.parametrize(
+    ("argument", "code"),
+    [(b"u@a.example", b"501 5.5.4"), (b"<root>", b"553 5.1.3"), (b"<\xc3\xa9@a.example>", b"553 5.6.7")],
+)
+async def test_a_recipient_that_is_none_reaches_no_next_hop(door: str, argument: bytes, code: bytes) -> None:
+    async with house() as home, getattr(home, door)() as client:
+        await client.ask(b"MAIL FROM:<>")
+        assert (await client.ask(b"RCPT TO:" + argument)).startswith(code)
+        assert not home.legs
+
+
 async def test_nested_mail() -> None:
     async with house() as home, home.smtp() as client:
         await client.ask(b"MAIL FROM:<>")
@@ -766,6 +778,50 @@ async def test_a_machine_without_ipv6_is_a_warning(monkeypatch: pytest.MonkeyPat
     async with house() as home:
         assert [len(addresses) for addresses in home.open.addresses.values()] == [1, 1]
         assert [line.event for line in home.lines] == ["warning", "warning"]
+
+
+async def test_a_kernel_without_ipv6_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(address: object, port: int, where: str) -> object:
+        if str(address) == "::1":
+            raise OSError(errno.EAFNOSUPPORT, "no such family")
+        return listen(submission.LOOPBACKS[0], port, where)
+
+    monkeypatch.setattr(submission, "listen", without)
+    async with house() as home:
+        assert [line.event for line in home.lines] == ["warning", "warning"]
+    monkeypatch.setattr(submission, "LOOPBACKS", submission.LOOPBACKS[:1])
+    monkeypatch.setattr(submission, "listen", lambda *_: without("::1", 0, ""))
+    with pytest.raises(OSError, match="family"):
+        async with house():
+            pass
+
+
+async def test_what_a_leg_holds_is_given_back_when_the_sidecar_ends() -> None:
+    gate = Gate()
+    async with house(a=NextHopScript(final_gate=gate)) as home, home.smtp() as client:
+        await client.begin(b"u@a.example")
+        client.send(BODY + b".\r\n")
+        await gate.reached.wait()
+        (session,) = home.open.house.sessions
+        assert session._handler_coroutine is not None
+        session._handler_coroutine.cancel()
+        await client.rest()
+        assert home.performer.released == 1
+
+
+async def test_a_drain_waits_for_legs_that_are_abandoned() -> None:
+    gate = Gate()
+    async with house(a=NextHopScript(rcpt_gate=gate)) as home, home.lmtp() as client:
+        client.send(b"MAIL FROM:<>\r\nRCPT TO:<u@a.example>\r\n")
+        await gate.reached.wait()
+        client.reset()
+        await until(lambda: not home.open.house.sessions)
+        draining = asyncio.create_task(home.open.drain())
+        await turns()
+        assert not draining.done()
+        gate.open()
+        await draining
+        assert home.leg("a.example").events == ["rcpt", "abandon"]
 
 
 async def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
