@@ -7,7 +7,8 @@
 A `Host` answers every command with 250, in its own way where a field is given: the field's name is the command's first
 word (`banner`, `end` and `TLS` besides), its value a reply, or a list of them, one a time, the last one for ever.
 Lines of a reply are parted by "|". "lost" is a connection that breaks there, "silent" a reply that never comes: the
-clock goes on for as long as one waits. One write is one item of `said`; the commands in it are parted by " | ".
+clock goes on for as long as one waits; "after 9: 250 ok" comes after 9 seconds. One write is one item of `said`; the
+commands in it are parted by " | ".
 """
 
 from __future__ import annotations
@@ -286,6 +287,9 @@ class Playbook:
         came: list[Reply] = []
         while len(came) < replies:
             answer = wire.host.answer(wire.pending.pop(0))
+            if isinstance(answer, str) and answer.startswith("after "):
+                delay, answer = float(answer[6:].partition(":")[0]), answer.partition(": ")[2]
+                self.now, answer = (self.now + delay, answer) if delay < seconds else (self.now, "silent")
             if answer == "silent":
                 self.now += seconds
                 answer = Lost("reply_timeout")

@@ -64,7 +64,7 @@ class Dial:
 
 @dataclass(slots=True)
 class Say:
-    """Write `data` in one go, then read `replies` replies, all within `seconds`. -> list[Reply] | Lost.
+    """Write `data` in one go, then read `replies` replies, each within `seconds`. -> list[Reply] | Lost.
 
     With Lost, `Lost.replies` has those that came before. Bytes behind the last reply stay for the next Say."""
 

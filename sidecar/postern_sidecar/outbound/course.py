@@ -60,6 +60,9 @@ class Course:
             yield from self.walk.note(stop.goal.failure(reason, text(stop.goal.host), link=link))
             return ()
         opened = yield from open_on(link, self.sender, recipients, self.walk.budget)
+        if opened.mail is not None and opened.mail.code not in replies.OK:
+            yield from self._mail_refused(stop, opened.mail, opened.lost)
+            return ()
         if link.used and opened.stale:
             yield Drop(link)
             fresh = yield from self.walk.afresh(stop)
@@ -67,16 +70,16 @@ class Course:
         if opened.lost is not None:
             yield from self._lost(stop, opened.lost)
             return ()
-        assert opened.mail is not None  # noqa: S101 - a fresh connection needs no RSET
-        if opened.mail.code not in replies.OK:
-            yield from self._mail_refused(stop, opened.mail)
-            return ()
         self.at = stop
         return opened.recipients
 
-    def _mail_refused(self, stop: Stop, answer: Reply) -> Work[None]:
+    def _mail_refused(self, stop: Stop, answer: Reply, lost: Lost | None) -> Work[None]:
+        """`lost`: it hung up on the RCPT behind it, as after a 421."""
         verdict = self.heard(stop, answer, ())
-        yield from self.done_with(stop, answer)
+        if lost is None:
+            yield from self.done_with(stop, answer)
+        else:
+            yield Drop(stop.link)
         if verdict.reply.code >= 500:
             self.refused = verdict
         else:

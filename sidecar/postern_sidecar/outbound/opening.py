@@ -99,16 +99,16 @@ def open_on(link: Link, sender: Sender, recipients: Sequence[Recipient], budget:
 def exchange(
     link: Link, lines: Sequence[bytes], budget: Budget, seconds: float = RCPT_PHASE, *, must: int = 0
 ) -> Work[tuple[list[Reply], Lost | None]]:
-    """The replies to `lines`. Without PIPELINING it ends early where one of the first `must` is refused."""
-    if b"PIPELINING" in link.keywords or len(lines) == 1:
-        answer: list[Reply] | Lost = yield Say(link, b"".join(lines), len(lines), budget.within(seconds))
-        return (list(answer.replies), answer) if isinstance(answer, Lost) else (answer, None)
+    """The replies to `lines`, one by one: each leaves the next less time. Without PIPELINING it ends early where one of
+    the first `must` is refused."""
+    pipelined = b"PIPELINING" in link.keywords
     answers: list[Reply] = []
     for number, line in enumerate(lines):
-        answer = yield Say(link, line, 1, budget.within(seconds))
+        data = line if not pipelined else b"".join(lines) if not number else b""
+        answer: list[Reply] | Lost = yield Say(link, data, 1, budget.within(seconds))
         if isinstance(answer, Lost):
             return answers, answer
         answers += answer
-        if number < must and answer[0].code != 250:
+        if not pipelined and number < must and answer[0].code != 250:
             break
     return answers, None

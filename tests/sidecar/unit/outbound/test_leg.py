@@ -170,6 +170,15 @@ def test_mail_that_is_put_off_by_all() -> None:
     assert (play.admitted, play.closed) == ([], [f"drop {SECOND}"])
 
 
+@pytest.mark.parametrize(
+    ("said", "told"), [("421 4.3.2 closing", "451 4.3.2 closing"), ("554 5.7.1 no", "554 5.7.1 no")]
+)
+def test_a_host_that_answers_mail_and_hangs_up_is_heard(said: str, told: str) -> None:
+    play = Playbook(hosts={FIRST: Host(MAIL=said, RCPT="lost"), SECOND: Host(MAIL=said, RCPT="lost")})
+    assert play.rcpt() == told
+    assert (play.closed[0], len(play.pool)) == (f"drop {FIRST}", 0)
+
+
 def test_mail_refused_for_good_is_everybodys_answer() -> None:
     play = Playbook(hosts={FIRST: Host(MAIL="550 5.7.1 not you", RCPT="503 5.5.1 no")})
     assert play.rcpt() == "550 5.7.1 not you"
@@ -586,6 +595,13 @@ def test_the_whole_rcpt_phase_has_120_seconds() -> None:
     assert play.rcpt().startswith("451 4.4.2 ")
     assert play.now - 1000 == 120
     assert play.dialled == [FIRST]
+
+
+@pytest.mark.parametrize("ehlo", [FULL, "250-mx|250 STARTTLS"])
+def test_a_host_that_answers_drop_by_drop_has_no_more(ehlo: str) -> None:
+    play = Playbook(hosts={FIRST: Host(EHLO=ehlo, MAIL="after 100: 250 ok", RCPT="after 100: 250 ok")})
+    assert play.rcpt().startswith("451 4.4.2 ")
+    assert play.now - 1000 == 120
 
 
 def test_what_one_recipient_took_the_next_one_has_not() -> None:
