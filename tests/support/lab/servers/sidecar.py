@@ -1,4 +1,5 @@
-"""The sidecar in the laboratory: `python -m postern_sidecar run` in the pod, with no privilege but those asked for."""
+"""The sidecar in the laboratory: `python -m postern_sidecar run` in the pod, with no privilege but those asked for, and
+with Unbound where its policy has an outbound section when it starts."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import http.client
 import itertools
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from .. import trees
 from ..program import PATIENCE, Log, Process, Program
 
 if TYPE_CHECKING:
@@ -113,7 +116,11 @@ class Sidecar:
     def _program(self, arguments: Sequence[str]) -> Program:
         return Program(
             argv=[sys.executable, "-m", "postern_sidecar", *arguments],
+            trees=[trees.tree("unbound")] if self._relays() else [],
             files=self._etc,
             env={"PYTHONPATH": str(SOURCES), "PYTHONUNBUFFERED": "", "HOME": os.environ.get("HOME", "/")},
             capabilities=self._capabilities,
         )
+
+    def _relays(self) -> bool:
+        return self.config.exists() and re.search(r"\boutbound\b", self.config.read_text()) is not None
