@@ -69,8 +69,8 @@ class MissingError(Exception):
 
 
 class Unbound:
-    """`on_up(where)` and `on_down(why)` take turns; `say` takes a line for the log. `directory`: "" for one of our own
-    that is removed in the end. All there is to it is `run`."""
+    """`on_up(where)` once it can be asked, `on_down(why)` when it no longer can, or never could; `say` takes lines for
+    the log. `directory` None: one of our own, removed in the end."""
 
     def __init__(
         self,
@@ -85,9 +85,10 @@ class Unbound:
         self.pid: int | None = None
         self._dns = dns
         self._wanted = directory
+        self._directory: Path | None = None
         self._on_up = on_up
         self._on_down = on_down
-        self._lines = _Lines(say, f"<{dns.self_test.bogus.rstrip('.')}.")
+        self._lines = _Lines(say, f"<{dns.self_test.bogus.lower().rstrip('.')}.")
         self._say = say
 
     async def run(self) -> None:
@@ -95,10 +96,9 @@ class Unbound:
         loop = asyncio.get_running_loop()
         wait = FIRST_WAIT
         with contextlib.ExitStack() as stack:
-            directory = _directory(self._wanted, stack)
             while True:
                 began = loop.time()
-                why = await self._live(directory)
+                why = await self._live(stack)
                 self._on_down(why)
                 if loop.time() - began >= STABLE:
                     wait = FIRST_WAIT
@@ -107,10 +107,11 @@ class Unbound:
                 wait = min(2 * wait, LONGEST_WAIT)
                 self.restarts += 1
 
-    async def _live(self, directory: Path) -> str:
+    async def _live(self, stack: contextlib.ExitStack) -> str:
         """One life, and why it is over."""
         try:
             program, port = find(), free_port()
+            directory = self._directory = self._directory or _directory(self._wanted, stack)
             self._write(directory, port)
             process = await _start(program, directory)
         except (OSError, ValueError, MissingError) as error:

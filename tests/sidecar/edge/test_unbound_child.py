@@ -12,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -315,6 +316,21 @@ async def test_a_directory_of_its_own_where_the_wanted_one_cannot_be(
             await scene.until(lambda: bool(scene.ups))
         numbers = [int(path.name[5:]) for path in scene.folder.glob("life-*")]
         assert not os.access(scene.life(max(numbers))["cwd"], os.F_OK)
+
+
+async def test_without_a_place_to_write_to_it_tries_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(tmp_path, monkeypatch, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryDirectory", denied)
+        async with scene.running(None):
+            await scene.until(lambda: bool(scene.said))
+            assert "cannot be started: [Errno 30] Read-only file system: '/tmp/x'" in scene.said[0]
+            patch.undo()
+            await scene.until(lambda: bool(scene.ups))
+
+
+def denied(prefix: str) -> tempfile.TemporaryDirectory[str]:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/tmp/x")
 
 
 async def test_without_the_program_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
