@@ -64,12 +64,13 @@ def own_words(address: Address) -> Reply:
 
 @dataclass
 class Channel:
-    """A connection to a host, as far as the host knows it."""
+    """A connection to a host, as far as the host knows it. `coming`: what it has said and nobody has read."""
 
     host: Host
     address: Address
     heard: list[str] = field(default_factory=list)
     secured: bool = False
+    coming: list[Reply | Lost] = field(default_factory=list)
 
     def answers(self, data: bytes) -> list[Reply | Lost]:
         if data:
@@ -155,7 +156,9 @@ class DeliveryWorld:
         if data.startswith(b"MAIL"):
             assert link.level is not None
             self.mails.append((channel.address, "half-dane" if link.half_dane else link.level.value))
-        answers = channel.answers(data)
+        if data or not channel.coming:
+            channel.coming += channel.answers(data)
+        answers, channel.coming = channel.coming[:wanted], channel.coming[wanted:]
         assert len(answers) == wanted
         before: list[Reply] = []
         for answer in answers:
