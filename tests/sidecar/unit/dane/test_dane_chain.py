@@ -359,6 +359,20 @@ class TestWaysUp:
         assert guise.spki == SELF_SIGNED.spki
         assert refusal((SELF_SIGNED, guise, ROOT), record(ROOT, 2, 0, 1)).reason is Reason.TLSA_MISMATCH
 
+    def test_an_authority_and_its_issuer_may_have_one_key(self) -> None:
+        middle = issue("Another name of Root", by=ROOT, ca=True, key=ROOT.key)
+        assert judge((below(middle), middle, ROOT), record(ROOT, 2, 0, 1)).depth == 2
+
+    def test_copies_count_once(self) -> None:
+        twin = issue("Intermediate", by=ROOT, ca=True, key=key("EC", 997))
+        sent = (LEAF, *(twin,) * MAX_STEPS, INTERMEDIATE)
+        assert judge(sent, record(INTERMEDIATE, 2, 0, 1)).depth == 1
+
+    def test_the_first_way_that_was_closed_is_the_reason(self) -> None:
+        twin = issue("Intermediate", by=ROOT, ca=True, key=key("EC", 997))
+        error = refusal((LEAF, INTERMEDIATE, self.TWIN, twin), record(self.TWIN, 2, 0, 1))
+        assert error.detail == "the signature of CN=Intermediate does not verify"
+
     def test_a_circle(self) -> None:
         one = issue("One", ca=True, issuer=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Two")]))
         two = issue("Two", by=one, ca=True)

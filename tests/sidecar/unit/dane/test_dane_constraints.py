@@ -65,6 +65,8 @@ def judge(authority: Mapping[str, Any], leaf: Mapping[str, Any]) -> tuple[NotAut
         ({"excluded": [x509.RFC822Name("example.org")]}, {}),  # none is there
         ({"permitted": ["example.org"]}, {"dns": [], "common_name": "mx.example.org"}),
         ({"permitted": ["example.org"]}, {"common_name": "Mail of example.net"}),
+        ({"permitted": ["example.org"]},
+         {"dns": [], "subject": name((NameOID.COMMON_NAME, "Mail server"), (NameOID.COMMON_NAME, "mx.example.org"))}),
         ({"permitted": ["example.org"]}, {"common_name": "mx.example.net"}),  # no CN-ID beside a dNSName
     ],
 )  # fmt: skip
@@ -130,6 +132,24 @@ def test_the_self_issued_in_the_middle_is_not() -> None:
     """RFC 5280 6.1.3 (b), as at a change of keys."""
     root = issue("Root", ca=True, excluded=[x509.DirectoryName(name((NameOID.COMMON_NAME, "Root")))], identifiers=True)
     middle = issue("Root", by=root, ca=True, identifiers=True, key=issue("another").key)
+    leaf = issue(by=middle, dns=["mx.example.org"])
+    sent = [leaf.der, middle.der, root.der]
+    assert authenticate(sent, [record(root, 2, 0, 1)], [HOST], NOW).depth == 2
+    assert openssl_dane.verify(sent, [record(root, 2, 0, 1)], [HOST], NOW).error == 0
+
+
+def test_a_leaf_that_is_self_issued_is_bound() -> None:
+    """Its issuer has its name and another key."""
+    root = issue("mx.example.org", ca=True, excluded=["example.org"], identifiers=True)
+    leaf = issue("mx.example.org", by=root, dns=["mx.example.org"], identifiers=True, key=issue("another").key)
+    with pytest.raises(NotAuthenticated, match="excluded"):
+        authenticate([leaf.der, root.der], [record(root, 2, 0, 1)], [HOST], NOW)
+    assert openssl_dane.verify([leaf.der, root.der], [record(root, 2, 0, 1)], [HOST], NOW).error == 48
+
+
+def test_an_authoritys_common_name_is_no_hosts() -> None:
+    root = issue("Root", ca=True, permitted=["example.org"])
+    middle = issue("ca.example.net", by=root, ca=True)
     leaf = issue(by=middle, dns=["mx.example.org"])
     sent = [leaf.der, middle.der, root.der]
     assert authenticate(sent, [record(root, 2, 0, 1)], [HOST], NOW).depth == 2

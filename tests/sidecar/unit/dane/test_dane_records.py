@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import pytest
 
@@ -145,6 +146,20 @@ def _many(number: int) -> list[TLSA]:
 def test_as_many_as_count() -> None:
     assert len(select(_many(MAX_RECORDS), DIGESTS).considered) == MAX_RECORDS
     assert select(_many(MAX_RECORDS), DIGESTS).dropped == ()
+
+
+def test_a_duplicate_is_no_surplus() -> None:
+    assert select([*_many(MAX_RECORDS), *_many(3)], DIGESTS).dropped == ()
+
+
+def test_what_is_dropped_takes_no_memory() -> None:
+    records = (TLSA(3, 1, usage, each.to_bytes(32)) for each in range(20_000) for usage in (1, 9))
+    tracemalloc.start()
+    try:
+        select(records, DIGESTS)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_100_000_records_cost_a_few() -> None:
