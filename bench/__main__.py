@@ -7,6 +7,6 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
-from bench.inbound import main
+from bench.command import main
 
 sys.exit(main())

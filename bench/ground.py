@@ -112,14 +112,17 @@ class Ground:
         return self.load("-p", CLIENT, "-b", BALANCER, *arguments)
 
 
-def compiled(name: str, folder: Path) -> Path:
+def compiled(name: str, folder: Path, *libraries: str) -> Path:
     """The program made of bench/c/NAME.c. Raises NoCompilerError."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise NoCompilerError("the bench compiles its mail sink and its client: apt-get install gcc libc6-dev")
     program = folder / name
     result = subprocess.run(
-        [compiler, *FLAGS, "-o", str(program), str(SOURCES / f"{name}.c")], capture_output=True, text=True, check=False
+        [compiler, *FLAGS, "-o", str(program), str(SOURCES / f"{name}.c"), *libraries],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if result.returncode != 0:
         raise NoCompilerError(f"{compiler} cannot compile bench/c/{name}.c (libc6-dev missing?):\n{result.stderr}")

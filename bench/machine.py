@@ -5,7 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import sys
+import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DESCRIPTORS = 100_000  # far more than any program of the bench needs
 OTHERS = 200  # descriptors of a hop that belong to no session
@@ -47,3 +53,12 @@ def most_sessions() -> int:
     """That a process with two descriptors for each can hold."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (min(soft, DESCRIPTORS) - OTHERS) // 2
+
+
+@contextlib.contextmanager
+def saying(what: str) -> Iterator[None]:
+    """What is done now, and how long it took, for whoever waits for it."""
+    began = time.monotonic()
+    print(f"bench: {what} ...", end="", flush=True, file=sys.stderr)
+    yield
+    print(f" {time.monotonic() - began:.0f} s", file=sys.stderr)

@@ -65,8 +65,12 @@ def text(results: Results) -> str:
 
 
 def table(results: Results) -> list[str]:
-    rows = [HEADS, *(_row(results, *row) for row in ROWS), *_memory_rows(results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
+    return aligned([HEADS, *(_row(results, *row) for row in ROWS), *_memory_rows(results)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Markdown; the first row is the heads."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["| " + " | ".join(_padded(row, widths)) + " |" for row in rows]
     rule = "|" + "|".join([":" + "-" * (widths[0] + 1), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
     return [lines[0], rule, *lines[1:]]

@@ -7,6 +7,7 @@
  *       -i             stop at the banner and keep all sessions open until killed; says "ready"
  *       -p CLIENT      open with a PROXY v2 header that claims CLIENT (IPv4)
  *       -b SOURCE      connect from this address
+ *       -t RECIPIENT   (b@example.org)
  *
  * Prints a line for each session, "BANNER DONE": microseconds from the moment when it was due to start to the banner,
  * and to the reply to QUIT. A late start counts: else a stalled hop would slow its own measurement down. At last
@@ -18,7 +19,7 @@
 #include <time.h>
 
 /* What the server must say, by its first digit, and what is said then. At BODY that is the message. */
-static const struct { char expected; const char *then; } DIALOGUE[] = {
+static struct { char expected; const char *then; } DIALOGUE[] = {
     {'2', "HELO bench.example.net\r\n"},
     {'2', "MAIL FROM:<a@example.net>\r\n"},
     {'2', "RCPT TO:<b@example.org>\r\n"},
@@ -27,7 +28,7 @@ static const struct { char expected; const char *then; } DIALOGUE[] = {
     {'2', "QUIT\r\n"},
     {'2', NULL},
 };
-enum { BANNER = 0, BODY = 4, LONGEST = 512 };
+enum { BANNER = 0, RCPT = 2, BODY = 4, LONGEST = 512 };
 static const char FINAL_DOT[] = ".\r\n";
 
 struct session {
@@ -217,7 +218,8 @@ static void report(void)
 
 static void read_options(int argc, char **argv)
 {
-    for (int option; (option = getopt(argc, argv, "r:c:s:ip:b:")) != -1;) {
+    static char rcpt[LONGEST];
+    for (int option; (option = getopt(argc, argv, "r:c:s:ip:b:t:")) != -1;) {
         switch (option) {
         case 'r': options.interval = (int64_t)(1e9 / atof(optarg)); break;
         case 'c': options.at_once = atol(optarg); break;
@@ -227,6 +229,10 @@ static void read_options(int argc, char **argv)
         case 'b':
             options.from.sin_family = AF_INET;
             inet_pton(AF_INET, optarg, &options.from.sin_addr);
+            break;
+        case 't':
+            snprintf(rcpt, sizeof rcpt, "RCPT TO:<%s>\r\n", optarg);
+            DIALOGUE[RCPT].then = rcpt;
             break;
         default: exit(2);
         }

@@ -35,7 +35,7 @@ HEADER = writer.v2(Endpoint(IPv4Address("192.0.2.1"), 1234), HERE)
 def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     run = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--json", str(file)],
+        [sys.executable, "-m", "bench", "inbound", "--quick", "--json", str(file)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -43,7 +43,7 @@ def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
         timeout=100,
     )
     assert run.returncode == 0, run.stderr
-    results: dict[str, Any] = json.loads(file.read_text())
+    results: dict[str, Any] = json.loads(file.read_text())["inbound"]
     (only,) = results["rounds"]
     for measured in ("sessions", "bulk", "latency"):
         assert list(only[measured]) == WAYS
