@@ -34,9 +34,11 @@ from certificates import (
 )
 from dane_chains import record
 from postern_sidecar.answers import TLSA
+from postern_sidecar.config.model import Digest
 from postern_sidecar.dane.certificate import Certificate
 from postern_sidecar.dane.chain import MAX_CERTIFICATES, MAX_OCTETS, authenticate
 from postern_sidecar.dane.path import MAX_STEPS, Search
+from postern_sidecar.dane.records import select
 from postern_sidecar.dane.verdict import Match, NotAuthenticated, Reason
 from postern_sidecar.names import Domain, domain
 
@@ -259,6 +261,41 @@ REFUSED = [
 def test_refused(case: Refused) -> None:
     assert refusal(case.sent, case.tlsa).reason is case.reason
     assert openssl_dane.verify([each.der for each in case.sent], [case.tlsa], [HOST], NOW).error == case.error
+
+
+def wrong(tlsa: TLSA) -> TLSA:
+    return tlsa._replace(data=bytes(len(tlsa.data)))
+
+
+@pytest.mark.parametrize(
+    ("records", "passes"),
+    [
+        ([record(LEAF, 3, 1, 1), wrong(record(LEAF, 3, 1, 2))], False),
+        ([wrong(record(LEAF, 3, 1, 1)), record(LEAF, 3, 1, 2)], True),
+        ([record(LEAF, 3, 1, 1), TLSA(3, 1, 2, b"of another length")], True),
+        ([record(LEAF, 3, 1, 1), wrong(record(LEAF, 3, 0, 2))], True),
+        ([record(LEAF, 3, 1, 0), wrong(record(LEAF, 3, 1, 2))], True),
+        ([record(ROOT, 2, 0, 1), wrong(record(ROOT, 2, 0, 2))], False),
+        ([record(ROOT, 2, 0, 1), record(OTHER, 2, 0, 2)], False),  # even if it names another authority
+        ([record(ROOT, 2, 0, 1), wrong(record(LEAF, 3, 1, 2))], True),
+        ([record(INTERMEDIATE, 2, 0, 0), record(ROOT, 2, 0, 0)], True),
+    ],
+)
+def test_digest_agility_decides(records: list[TLSA], passes: bool) -> None:
+    """RFC 7671 9: what publishers must not do fails here as with OpenSSL."""
+    digests = (Digest.SHA2_512, Digest.SHA2_256)
+    sent = [each.der for each in SENT]
+    theirs = openssl_dane.verify(sent, records, [HOST], NOW, digests)
+    assert theirs.error == (0 if passes else 65)
+    with contextlib.nullcontext() if passes else pytest.raises(NotAuthenticated, match="tlsa_mismatch"):
+        match = authenticate(sent, select(records, digests).considered, [HOST], NOW)
+        assert (match.depth, match.record) == (theirs.depth, theirs.record)
+
+
+def test_authorities_that_stand_in_dns_only() -> None:
+    """RFC 7671 5.2.2: the server sends its own certificate alone."""
+    records = record(INTERMEDIATE, 2, 0, 0), record(ROOT, 2, 0, 0)
+    assert judge((LEAF,), *records) == Match(records[0], 1, "CN=mx.example.org", HOST)
 
 
 def test_dane_ee_before_any_dane_ta() -> None:
