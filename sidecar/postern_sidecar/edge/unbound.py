@@ -3,20 +3,15 @@
 It listens on one port of loopback, TCP and UDP, that the kernel picks anew for each start. It counts as up when it has
 said on its standard error that it serves (so nobody else has the port), and answers. One that ends, or no longer
 answers, is started again after a wait that grows; the kernel kills it with this process, however that ends.
-
-What it logs comes out as events: errors, warnings and failed validations, LINES of them a MINUTE; what more there is,
-is counted. `lookup.recursor` decides what it is told.
+`lookup.recursor` decides what it is told, `edge.unboundlog` what of its log is passed on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
-import re
 import shutil
-import signal
 import socket
 import ssl
 import tempfile
@@ -28,8 +23,10 @@ from postern_sidecar.answers import Kind, Question
 from postern_sidecar.lookup import recursor
 from postern_sidecar.names import Domain, Endpoint
 
+from . import child
 from .addresses import own_addresses
 from .dnsexchange import exchange
+from .unboundlog import LINE, UnboundLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,23 +42,12 @@ BUNDLE_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"
 START: Final = 20.0  # seconds until it serves
 EVERY: Final = 5.0  # seconds between looks whether it answers
 PING: Final = 3.0  # seconds for one such answer, twice
-GRACE: Final = 3.0  # seconds between SIGTERM and SIGKILL
 FIRST_WAIT: Final = 1.0
 LONGEST_WAIT: Final = 30.0
 STABLE: Final = 60.0  # seconds of life after which the wait is FIRST_WAIT again
 
-LINES: Final = 20
-MINUTE: Final = 60.0
-LINE: Final = 400  # characters
-_LOGGED: Final = re.compile(r"\[\d+\] unbound\[\d+:\w+\] (?:([a-z ]+): )?(.*)")
-_DULL: Final = frozenset({"debug", "info", "notice", "query", "reply"})
-_SERVES: Final = "start of service"
-_FAILURE: Final = "validation failure"
 _LOOPBACK: Final = IPv4Address("127.0.0.1")
 _ALIVE: Final = Question(Domain("localhost"), Kind.A)  # which Unbound answers without asking anybody
-
-_PR_SET_PDEATHSIG: Final = 1
-_PR_SET_NO_NEW_PRIVS: Final = 38
 
 
 class MissingError(Exception):
@@ -88,7 +74,7 @@ class Unbound:
         self._directory: Path | None = None
         self._on_up = on_up
         self._on_down = on_down
-        self._lines = _Lines(say, f"<{dns.self_test.bogus.lower().rstrip('.')}.")
+        self._lines = UnboundLog(say, f"<{dns.self_test.bogus.lower().rstrip('.')}.")
         self._say = say
 
     async def run(self) -> None:
@@ -113,7 +99,7 @@ class Unbound:
             program, port = find(), free_port()
             directory = self._directory = self._directory or _directory(self._wanted, stack)
             self._write(directory, port)
-            process = await _start(program, directory)
+            process = await child.start((program, "-d", "-p", "-c", str(directory / recursor.CONFIGURATION)), directory)
         except (OSError, ValueError, MissingError) as error:
             return f"cannot be started: {error}"
         self.pid = process.pid
@@ -123,13 +109,13 @@ class Unbound:
         try:
             why, up = await self._watch(Endpoint(_LOOPBACK, port), exited, serves)
             if exited.done():
-                await asyncio.wait({reading}, timeout=GRACE)  # its last words
+                await asyncio.wait({reading}, timeout=child.GRACE)  # its last words
             else:  # SIGTERM means nothing to one that is frozen
                 process.kill()
             if not up:  # whatever was wrong with the file that it keeps itself: it gets a fresh one
                 (directory / recursor.ANCHOR).unlink(missing_ok=True)
         finally:
-            await _end(process, exited)
+            await child.end(process, exited)
             self.pid = None
             reading.cancel()
             await asyncio.wait({reading})
@@ -179,40 +165,6 @@ class Unbound:
                     serves.set()
 
 
-class _Lines:
-    """What the child says, as far as it is worth a line in the log. `expected`: the name that the self-test breaks on,
-    as Unbound writes it."""
-
-    def __init__(self, say: Callable[[str], None], expected: str) -> None:
-        self._expected = f"{_FAILURE} {expected} "
-        self._say = say
-        self._since = 0.0
-        self._said = 0
-        self._left_out = 0
-
-    def take(self, line: str, now: float) -> bool:
-        """True: it says that it serves."""
-        found = _LOGGED.fullmatch(line)
-        level, text = (found[1] or "", found[2]) if found else ("", line)
-        if text.startswith(_SERVES):
-            return True
-        failure = text.startswith(_FAILURE) and not text.startswith(self._expected)
-        if text and (level not in _DULL or failure):
-            self._forward(text[:LINE], now)
-        return False
-
-    def _forward(self, text: str, now: float) -> None:
-        if now - self._since >= MINUTE:
-            if self._left_out:
-                self._say(f"unbound said {self._left_out} lines more")
-            self._since, self._said, self._left_out = now, 0, 0
-        if self._said < LINES:
-            self._said += 1
-            self._say(f"unbound: {text}")
-        else:
-            self._left_out += 1
-
-
 def find() -> str:
     """The program's path. Raises MissingError."""
     path = shutil.which(PROGRAM, path=f"{os.environ.get('PATH', os.defpath)}:{FOLDERS}")
@@ -222,6 +174,13 @@ def find() -> str:
             "spec.outbound.dns.resolver: Servers"
         )
     return path
+
+
+def require(dns: DNS) -> None:
+    """All that it needs is installed. Raises MissingError."""
+    find()
+    if recursor.needs_root_anchor(dns):
+        _anchor_file()
 
 
 def free_port() -> int:
@@ -257,36 +216,6 @@ def _directory(wanted: Path | None, stack: contextlib.ExitStack) -> Path:
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postern-dns-")))
 
 
-async def _start(program: str, directory: Path) -> asyncio.subprocess.Process:
-    """Raises OSError."""
-    keep = ("PATH", "LD_LIBRARY_PATH", "TZ")
-    return await asyncio.create_subprocess_exec(
-        *(program, "-d", "-p", "-c", str(directory / recursor.CONFIGURATION)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=directory,
-        env={name: os.environ[name] for name in keep if name in os.environ},
-        start_new_session=True,  # Ctrl-C is ours
-        preexec_fn=_leash(),
-    )
-
-
-def _leash() -> Callable[[], None]:
-    """What the child does first: it dies with the thread that started it, and never has more rights than that."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    parent = os.getpid()
-
-    def prepare() -> None:
-        zero = ctypes.c_ulong(0)
-        libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero)
-        libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), zero, zero, zero)
-        if os.getppid() != parent:  # it was gone before the child could ask
-            os._exit(1)
-
-    return prepare
-
-
 async def _answers(where: Endpoint) -> bool:
     for _ in range(2):
         with contextlib.suppress(OSError):  # of which TimeoutError is one
@@ -294,14 +223,6 @@ async def _answers(where: Endpoint) -> bool:
                 await exchange(where, _ALIVE)
                 return True
     return False
-
-
-async def _end(process: asyncio.subprocess.Process, exited: asyncio.Future[int]) -> None:
-    for kill in (process.terminate, process.kill):
-        if not exited.done():
-            with contextlib.suppress(ProcessLookupError):
-                kill()
-            await asyncio.wait({exited}, timeout=GRACE)
 
 
 def _ending(status: int, up: bool) -> str:

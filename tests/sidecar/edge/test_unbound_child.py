@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from postern_sidecar.config.model import DNS
-from postern_sidecar.edge import unbound
+from postern_sidecar.edge import child, unbound, unboundlog
 from postern_sidecar.edge.unbound import MissingError, Unbound
+from postern_sidecar.edge.unboundlog import UnboundLog
 from scripted_dns import Reply, serving
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(unbound, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(unbound, "EVERY", 0.05)
     monkeypatch.setattr(unbound, "PING", 0.5)
-    monkeypatch.setattr(unbound, "GRACE", 0.3)
+    monkeypatch.setattr(child, "GRACE", 0.3)
     anchor = tmp_path / "system.key"
     anchor.write_text("anchor of the system\n")
     monkeypatch.setattr(unbound, "ANCHOR_FILES", (str(tmp_path / "nothing"), str(anchor)))
@@ -105,16 +106,16 @@ class Scene:
     async def running(self, directory: Path | str | None = "") -> AsyncIterator[Unbound]:
         self.changed = asyncio.Event()
         where = self.state if isinstance(directory, str) else directory
-        child = Unbound(
+        supervised = Unbound(
             DNS(),
             where,
             on_up=self.tell(self.ups.append),
             on_down=self.tell(self.downs.append),
             say=self.tell(self.said.append),
         )
-        task = asyncio.ensure_future(child.run())
+        task = asyncio.ensure_future(supervised.run())
         try:
-            yield child
+            yield supervised
         finally:
             task.cancel()
             await asyncio.wait({task})
@@ -144,19 +145,19 @@ def exists(pid: int) -> bool:
 
 async def test_how_it_is_started_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(tmp_path, monkeypatch, {})
-    async with scene.running() as child:
+    async with scene.running() as supervised:
         await scene.until(lambda: bool(scene.ups))
         life = scene.life()
         assert life["argv"] == ["-d", "-p", "-c", str(scene.state / "unbound.conf")]
-        assert (life["pid"], life["cwd"], life["session"]) == (child.pid, str(scene.state), True)
+        assert (life["pid"], life["cwd"], life["session"]) == (supervised.pid, str(scene.state), True)
         assert life["privileges"]
         assert life["anchor"] == "anchor of the system\n"
         assert "POSTERN_SECRET" not in life["env"]
         assert stat.S_IMODE(scene.state.stat().st_mode) == 0o700
         assert f"port: {scene.ups[0].port}\n" in (scene.state / "unbound.conf").read_text()
-        assert (scene.downs, child.restarts) == ([], 0)
+        assert (scene.downs, supervised.restarts) == ([], 0)
     assert not scene.alive()
-    assert child.pid is None
+    assert supervised.pid is None
 
 
 async def test_one_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,13 +171,13 @@ async def test_one_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: p
 async def test_killed_or_frozen_another_takes_its_place(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unbound, "GRACE", 60.0)  # of which a frozen one gets none
+    monkeypatch.setattr(child, "GRACE", 60.0)  # of which a frozen one gets none
     scene = Scene(tmp_path, monkeypatch, {})
-    async with scene.running() as child:
+    async with scene.running() as supervised:
         await scene.until(lambda: bool(scene.ups))
         os.kill(scene.life()["pid"], number)
         await scene.until(lambda: len(scene.ups) == 2)
-        assert child.restarts == 1
+        assert supervised.restarts == 1
         assert not scene.alive()
         assert scene.alive(1)
         why = "was killed by signal 9" if number is signal.SIGKILL else "does not answer on 127.0.0.1 port"
@@ -235,9 +236,9 @@ async def test_a_port_that_another_took_first(tmp_path: Path, monkeypatch: pytes
     async with serving({("localhost.", "A"): Reply(["127.0.0.1"])}) as thief:
         ports = iter([thief.endpoint.port, unbound.free_port()])
         monkeypatch.setattr(unbound, "free_port", lambda: next(ports))
-        async with scene.running() as child:
+        async with scene.running() as supervised:
             await scene.until(lambda: bool(scene.ups))
-            assert child.restarts == 1
+            assert supervised.restarts == 1
     assert scene.ups[0].port != thief.endpoint.port
     assert scene.downs == ["ended with status 1 before it served"]
     assert not thief.asked
@@ -246,9 +247,9 @@ async def test_a_port_that_another_took_first(tmp_path: Path, monkeypatch: pytes
 async def test_the_waits_grow_and_end_somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unbound, "LONGEST_WAIT", 0.03)
     scene = Scene(tmp_path, monkeypatch, {"status": 3})
-    async with scene.running() as child:
+    async with scene.running() as supervised:
         await scene.until(lambda: len(scene.said) == 4)
-        assert child.restarts == 3
+        assert supervised.restarts == 3
     assert [line.rpartition(" in ")[2] for line in scene.said] == ["0.01 s", "0.02 s", "0.03 s", "0.03 s"]
 
 
@@ -283,7 +284,7 @@ async def test_what_of_its_lines_is_worth_one(tmp_path: Path, monkeypatch: pytes
         "unbound: a\tb\\xff",
         "unbound: /run/unbound.conf:3: error: unknown keyword 'x'",
     ]
-    assert max(map(len, scene.said)) <= len("unbound: ") + unbound.LINE
+    assert max(map(len, scene.said)) <= len("unbound: ") + unboundlog.LINE
 
 
 async def test_a_flood_of_lines_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,12 +292,12 @@ async def test_a_flood_of_lines_is_counted(tmp_path: Path, monkeypatch: pytest.M
     scene = Scene(tmp_path, monkeypatch, {"lines": [line] * 500})
     async with scene.running():
         await scene.until(lambda: bool(scene.ups))
-    assert scene.said == ["unbound: again"] * unbound.LINES
+    assert scene.said == ["unbound: again"] * unboundlog.LINES
 
 
 def test_the_next_minute_says_how_many_were_left_out() -> None:
     said: list[str] = []
-    lines = unbound._Lines(said.append, "<x.")
+    lines = UnboundLog(said.append, "<x.")
     for now in (100.0, 159.9):
         for _ in range(15):
             lines.take("error", now)
@@ -377,7 +378,7 @@ PARENT = """\
 import asyncio, sys
 from pathlib import Path
 from postern_sidecar.config.model import DNS
-from postern_sidecar.edge import unbound
+from postern_sidecar.edge import child, unbound, unboundlog
 unbound.ANCHOR_FILES = (sys.argv[2],)
 say = lambda what: print(what, flush=True)
 asyncio.run(unbound.Unbound(DNS(), Path(sys.argv[1]), on_up=say, on_down=say, say=say).run())
