@@ -5,12 +5,13 @@ DANE-EE(3) is looked at first and is a matter of octets: names, times, purposes 
 
 What a peer sends is hostile: certificates behind the first `MAX_CERTIFICATES` are not looked at, more than `MAX_OCTETS`
 in all are refused (libssl's own limit of a certificate message, 100 KiB, ends the handshake before), a malformed one
-behind the first is passed over, and `path.MAX_STEPS` bounds the arithmetic. Raises NotAuthenticated.
+behind the first is passed over, and `path.MAX_STEPS` and `MAX_PATHS` bound the arithmetic. Raises NotAuthenticated.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 MAX_CERTIFICATES = 100
 MAX_OCTETS = 102_400
+MAX_PATHS = 8
+"""Ways to an anchor that are judged; cross-signing makes two or three."""
 
 
 def authenticate(chain: Sequence[bytes], records: Sequence[TLSA], references: Sequence[Domain], now: datetime) -> Match:
@@ -64,7 +67,7 @@ def _anchored(
         detail = "no TLSA record matches the server's certificate or an authority that it sent"
         raise NotAuthenticated(Reason.TLSA_MISMATCH, detail)
     trouble: NotAuthenticated | None = None
-    for path in search.paths((leaf,)):
+    for path in itertools.islice(search.paths((leaf,)), MAX_PATHS):
         try:
             name = judge(path, references, now)
         except NotAuthenticated as error:

@@ -3,6 +3,7 @@
 dNSName, directoryName and iPAddress subtrees are judged. A certificate that has a name of another type which is
 constrained above it is refused: what cannot be judged is not allowed. Stricter than OpenSSL in one thing: the name that
 we look for is judged too, so that "*.example.org" is no way around an excluded "mx.example.org".
+Names times subtrees are bounded (`MAX_COMPARISONS`; OpenSSL bounds them too): both are the peer's to multiply.
 Raises NotAuthenticated.
 """
 
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 
     from .certificate import Certificate
 
+MAX_COMPARISONS = 1 << 14
 _SOME_MAILBOX = x509.RFC822Name("some@mailbox.invalid")  # mail addresses are not judged, so that any stands for all
 
 
 def require_permitted(path: Sequence[Certificate], name: Domain) -> None:
     """Every certificate of the path has only names that all above it may speak for; so does the leaf by `name`.
     `path` begins with the leaf. Self-issued certificates in the middle are passed over (RFC 5280 6.1.3 (b))."""
+    comparisons = 0
     for depth, authority in enumerate(path):
         constraints = authority.extension(x509.NameConstraints)
         if depth == 0 or constraints is None:
@@ -39,6 +42,10 @@ def require_permitted(path: Sequence[Certificate], name: Domain) -> None:
             if below and certificate.self_issued:
                 continue
             names = [*_names(certificate, leaf=not below), *([] if below else [x509.DNSName(name)])]
+            subtrees = len(constraints.permitted_subtrees or ()) + len(constraints.excluded_subtrees or ())
+            comparisons += len(names) * subtrees
+            if comparisons > MAX_COMPARISONS:
+                raise NotAuthenticated(Reason.CONSTRAINTS, f"more than {MAX_COMPARISONS} names to compare")
             _judge(names, constraints, authority)
 
 

@@ -36,7 +36,7 @@ from dane_chains import record
 from postern_sidecar.answers import TLSA
 from postern_sidecar.config.model import Digest
 from postern_sidecar.dane.certificate import Certificate
-from postern_sidecar.dane.chain import MAX_CERTIFICATES, MAX_OCTETS, authenticate
+from postern_sidecar.dane.chain import MAX_CERTIFICATES, MAX_OCTETS, MAX_PATHS, authenticate
 from postern_sidecar.dane.path import MAX_STEPS, Search
 from postern_sidecar.dane.records import select
 from postern_sidecar.dane.verdict import Match, NotAuthenticated, Reason
@@ -592,6 +592,14 @@ class TestHostile:
         error = refusal((below(crowd[0]), *crowd, OTHER), record(OTHER, 2, 1, 0), record(OTHER, 2, 0, 1))
         assert (error.reason, error.detail) == (Reason.CHAIN, f"more than {MAX_STEPS} signatures to look at")
         assert steps < 20_000
+
+    def test_more_ways_than_are_judged(self) -> None:
+        """All but the last lead to an anchor that has expired."""
+        old = [issue("Old", ca=True, valid=EXPIRED, serial=number) for number in range(1, MAX_PATHS + 1)]
+        sound = issue("Old", ca=True)
+        records = [record(each, 2, 0, 1) for each in (*old, sound)]
+        assert judge((below(sound), *old[1:], sound), *records).record == records[-1]
+        assert refusal((below(sound), *old, sound), *records).reason is Reason.EXPIRED
 
     def test_more_bare_keys_than_steps(self) -> None:
         keys = [TLSA(2, 1, 0, issue("K", key=key("EC", 5000 + number)).spki) for number in range(MAX_STEPS + 1)]

@@ -147,6 +147,15 @@ def test_a_leaf_that_is_self_issued_is_bound() -> None:
     assert openssl_dane.verify([leaf.der, root.der], [record(root, 2, 0, 1)], [HOST], NOW).error == 48
 
 
+@pytest.mark.parametrize(("more", "passes"), [(0, True), (1, False)])
+def test_names_times_subtrees_are_bounded(more: int, passes: bool) -> None:
+    """127 names, the subject and the one looked for, against 127 subtrees: 16,383 comparisons."""
+    authority = {"excluded": [f"{number}.example.net" for number in range(127 + more)]}
+    ours, _ = judge(authority, {"dns": ["mx.example.org", *(f"{number}.example.org" for number in range(126))]})
+    assert (ours is None) is passes
+    assert passes or "names to compare" in str(ours)
+
+
 def test_an_authoritys_common_name_is_no_hosts() -> None:
     root = issue("Root", ca=True, permitted=["example.org"])
     middle = issue("ca.example.net", by=root, ca=True)
