@@ -304,8 +304,9 @@ def _on_purpose(case: Case, ours: Match | NotAuthenticated, theirs: Verdict) -> 
         if ours.reason is Reason.CONSTRAINTS and "excluded" in ours.detail:
             return "a wildcard over an excluded name"
         return ""
-    # Both refuse. OpenSSL looks at signatures last, Postern first; and of several ways it knows one.
-    if "does not verify" in ours.detail or "is signed with" in ours.detail:
+    # Both refuse. OpenSSL looks at signatures last, Postern at them and at bare keys first; and of several ways OpenSSL
+    # knows one.
+    if any(words in ours.detail for words in ("does not verify", "is signed with", "the trust anchor in DNS has")):
         return "refused for something before the signature"
     return "refused on another way" if _on_another_way(case, ours) else ""
 
