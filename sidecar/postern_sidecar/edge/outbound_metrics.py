@@ -59,7 +59,6 @@ class OutboundCounts:
     pooled: Counter[str] = field(default_factory=Counter)
     connections: Counter[str] = field(default_factory=Counter)
     handshakes: Counter[str] = field(default_factory=Counter)
-    refused_sessions: int = 0
     _buckets: list[int] = field(default_factory=lambda: [0] * (len(DELIVERY_BUCKETS) + 1))
     _seconds: float = 0.0
 
@@ -125,11 +124,6 @@ class OutboundCollector(Collector):
             ("postern_dane_failures", "Hosts that DANE kept mail from.", "reason", counts.dane_failures),
         ):
             yield _counter(name, text, (label,), {(key,): n for key, n in values.items()})
-        yield CounterMetricFamily(
-            "postern_outbound_refused_sessions",
-            "Submission sessions refused for limits.connections.",
-            counts.refused_sessions,
-        )
 
     def _dns(self) -> Iterable[Metric]:
         resolving = self.resolving()

@@ -98,8 +98,11 @@ class Walk:
     _hosts: list[tuple[Exchanger, HostFacts]] = field(default_factory=list)
     _goals: list[Goal] = field(default_factory=list)
 
+    _today: date = field(init=False)  # one day for the lookups and the plans made of them
+
     def __post_init__(self) -> None:
         self._groups = groups(self.next_hop.exchangers)
+        self._today = datetime.fromtimestamp(self.around.world.wall(), UTC).date()
 
     def onward(self) -> Work[Stop | None]:
         """The next host's session; None where there is none left, or left to try."""
@@ -177,10 +180,6 @@ class Walk:
 
     def _wish(self, exchanger: Exchanger) -> levels.DaneWish:
         return levels.wants_dane(self.next_hop, exchanger, self.around.settings, self._today)
-
-    @property
-    def _today(self) -> date:
-        return datetime.fromtimestamp(self.around.world.wall(), UTC).date()
 
     def _plan(self, exchanger: Exchanger, facts: HostFacts) -> Work[None]:
         if facts.fault is not None:

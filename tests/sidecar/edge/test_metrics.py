@@ -11,10 +11,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import postern_sidecar.edge.metrics as metrics_module
 from postern_sidecar.config.model import Limits
+from postern_sidecar.config.model import Outbound as Section
 from postern_sidecar.edge.metrics import Metrics
+from postern_sidecar.edge.outbound import Outbound
+from postern_sidecar.edge.submission import House, Submission
 from postern_sidecar.inbound.events import Outcome
 from postern_sidecar.inbound.limits import Limiter
 from postern_sidecar.inbound.networks import NetworkSet
+from postern_sidecar.logline import Record
+from postern_sidecar.outbound.plan import Level
+from postern_sidecar.outbound.settings import Settings
 
 PAGE = Path(metrics_module.__file__ or "").parents[3] / "docs" / "metrics.md"
 
@@ -130,7 +136,45 @@ def test_whether_the_file_is_what_runs(source: str, then_refused: bool, successf
     assert found[f"postern_config_info{{hash=abc,source={source}}}"] == 1
 
 
-def test_the_page_lists_every_metric_with_its_type_and_labels(metrics: Metrics) -> None:
+async def outbound(directory: Path) -> Outbound:
+    """Never started; every metric has a value."""
+    settings = Settings(Section(), "mail.example.net")
+    made = Outbound(settings, state_dir=directory, write=lambda _: None, on_quiet=lambda: None)
+    relay = made._relay
+    made._doors = Submission(House(relay), [], {})
+    counts = made.counts
+    for level in (Level.DANE, None):
+        fields = {"outcome": "delivered", "duration": 0.3} | ({"level": level} if level else {})
+        counts.record(Record("delivery", "o1", fields))
+    for reason, required in (("tlsa_mismatch", Level.DANE), ("tls_failed", Level.MAY), ("no_tlsa", None)):
+        counts.record(Record("attempt", "o1", {"reason": reason, "level": required}))
+    counts.record(Record("dns", "", {"message": "no delivery"}))
+    counts.pool(hit=True)
+    counts.dialled("connected")
+    counts.handshake("tls_failed")
+    made._resolving.counts.lookups["A", "secure"] += 1
+    return made
+
+
+async def test_what_outbound_counts(metrics: Metrics, tmp_path: Path) -> None:
+    metrics.outbound((await outbound(tmp_path)).collector())
+    found = samples(metrics)
+    assert found["postern_outbound_deliveries_total{level=dane,outcome=delivered}"] == 1
+    assert found["postern_outbound_deliveries_total{level=none,outcome=delivered}"] == 1
+    assert found["postern_outbound_delivery_seconds_bucket{le=0.25}"] == 0
+    assert found["postern_outbound_delivery_seconds_bucket{le=0.5}"] == 2
+    assert found["postern_outbound_delivery_seconds_sum{}"] == 0.6
+    assert found["postern_outbound_failed_attempts_total{reason=tls_failed}"] == 1
+    failures = {name for name in found if name.startswith("postern_dane_failures_total")}
+    assert failures == {f"postern_dane_failures_total{{reason={reason}}}" for reason in ("tlsa_mismatch", "no_tlsa")}
+    assert found["postern_outbound_pool_total{result=hit}"] == 1
+    assert found["postern_dns_ready{}"] == 0
+    metrics.outbound(None)
+    assert not any(name.startswith(("postern_outbound", "postern_dns", "postern_dane")) for name in samples(metrics))
+
+
+async def test_the_page_lists_every_metric_with_its_type_and_labels(metrics: Metrics, tmp_path: Path) -> None:
+    metrics.outbound((await outbound(tmp_path)).collector())
     rows = re.findall(r"^\| `([a-z_]+)` \| (counter|gauge|histogram) \|([^|]*)\|", PAGE.read_text(), re.MULTILINE)
     documented = {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     there = {}

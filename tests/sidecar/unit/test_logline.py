@@ -16,8 +16,13 @@ from hypothesis import strategies as st
 
 import postern_sidecar.logline as logline_module
 from postern_sidecar.config.model import LogFormat, Selector
+from postern_sidecar.dane import ocsp, verdict
+from postern_sidecar.edge import dial
 from postern_sidecar.inbound.limits import LimitKind
 from postern_sidecar.logline import FIELD, REASONS, Formatter, Record
+from postern_sidecar.lookup import hosts
+from postern_sidecar.outbound import body, envelope, leg, opening
+from postern_sidecar.outbound.plan import Level
 from postern_sidecar.proxyproto.header import Reason
 
 if TYPE_CHECKING:
@@ -44,6 +49,16 @@ PROXY: dict[str, object] = {
     "proxy_target_port": 25,
     "header_version": 2,
     "handover": "ProxyV2",
+}
+HOST: dict[str, object] = {"host": "mx.example.org", "address": ip_address("203.0.113.5"), "port": 25}
+TLS: dict[str, object] = {
+    "level": Level.DANE,
+    "tls_out_dane": "yes",
+    "tls_out_tlsa_usage": 8,
+    "tls_out_cipher": "TLS1.3:TLS_AES_256_GCM_SHA384",
+    "tls_out_peerdn": "CN=mx.example.org",
+    "tlsa": "3 1 1 abcd",
+    "verified": "dane",
 }
 SIX: dict[str, object] = {
     "sender_host_address": ip_address("2001:db8::1"),
@@ -100,6 +115,43 @@ def exim(event: str, fields: dict[str, object], session: str = "c1f3", formatter
             'c1f3 proxy_failed H=[2001:db8::1]:1025 I=[2001:db8:f::25]:0 R=crc32c C="421 4.3.2 x"',
         ),
         (
+            "delivery",
+            HOST
+            | TLS
+            | {"outcome": "delivered", "recipient": b"user@example.org", "reply": "250 2.0.0 ok", "duration": 0.31},
+            (
+                "c1f3 => user@example.org H=mx.example.org [203.0.113.5]:25 X=TLS1.3:TLS_AES_256_GCM_SHA384 CV=dane "
+                'DN="CN=mx.example.org" C="250 2.0.0 ok" D=0.310s'
+            ),
+        ),
+        (
+            "delivery",
+            {
+                "outcome": "deferred",
+                "recipient": b'"a b"@x',
+                "host": "mx.x",
+                "reason": "tlsa_failed",
+                "reply": b"451 4.7.5 no",
+            },
+            'c1f3 == \\x22a\\x20b\\x22@x H=mx.x R=tlsa_failed C="451 4.7.5 no"',
+        ),
+        (
+            "delivery",
+            {
+                "outcome": "bounced",
+                "recipient": b"u@x",
+                "address": ip_address("2001:db8::1"),
+                "port": 25,
+                "reply": b"550 no",
+            },
+            'c1f3 ** u@x H=[2001:db8::1]:25 C="550 no"',
+        ),
+        (
+            "attempt",
+            HOST | {"level": Level.DANE, "reason": "connect_refused", "reply": b"451 4.4.1 x", "detail": "nobody"},
+            'c1f3 attempt H=mx.example.org [203.0.113.5]:25 R=connect_refused C="451 4.4.1 x" detail="nobody"',
+        ),
+        (
             "warning",
             CLIENT | {"message": 'a "message" with = signs'},
             'c1f3 H=mail.example.net [192.0.2.4]:40211 Warning: a "message" with = signs',
@@ -154,6 +206,33 @@ def test_json() -> None:
         b'"proxy_host_port":52044,"proxy_target_address":"198.51.100.25","proxy_target_port":25,"header_version":2,'
         b'"handover":"ProxyV2","duration":1.771,"bytes_in":0,"proxy_failed":false}\n'
     )
+
+
+def test_json_of_a_delivery() -> None:
+    """The names of design section 8."""
+    fields = (
+        HOST | TLS | {"outcome": "delivered", "recipient": b"u@example.org", "reply": b"250 ok", "duration": 0.3101}
+    )
+    line = json.loads(JSON.line(Record("delivery", "o1", fields), WHEN))
+    assert line == {
+        "time": "2026-11-22T09:25:06.131Z",
+        "event": "delivery",
+        "session": "o1",
+        "host": "mx.example.org",
+        "address": "203.0.113.5",
+        "port": 25,
+        "level": "dane",
+        "tls_out_dane": "yes",
+        "tls_out_tlsa_usage": 8,
+        "tls_out_cipher": "TLS1.3:TLS_AES_256_GCM_SHA384",
+        "tls_out_peerdn": "CN=mx.example.org",
+        "tlsa": "3 1 1 abcd",
+        "verified": "dane",
+        "outcome": "delivered",
+        "recipient": "u@example.org",
+        "reply": "250 ok",
+        "duration": 0.31,
+    }
 
 
 def test_json_of_other_kinds() -> None:
@@ -279,8 +358,11 @@ def _called(node: ast.Call) -> str:
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
-def calls() -> Iterator[ast.Call]:
-    for path in [*ROOT.glob("inbound/**/*.py"), *ROOT.glob("edge/*.py"), ROOT / "app.py"]:
+_MAKES_RECORDS = ("inbound/**/*.py", "outbound/record.py", "edge/*.py", "app.py")
+
+
+def calls(*patterns: str) -> Iterator[ast.Call]:
+    for path in (path for pattern in patterns for path in ROOT.glob(pattern)):
         yield from (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
 
 
@@ -292,7 +374,7 @@ def words(arguments: Iterable[ast.AST]) -> set[str]:
 def test_the_code_gives_no_reason_that_is_not_on_the_list() -> None:
     """Literals among the arguments of the calls that take a reason; a probe's end is no reason."""
     literal: set[str] = set()
-    for call in calls():
+    for call in calls("inbound/**/*.py", "edge/*.py", "app.py"):
         if "PROBE" not in ast.unparse(call):
             literal |= words(call.args if _called(call) in _GIVES_A_REASON else ())
             literal |= words(k.value for k in call.keywords if k.arg in ("reason", "end"))
@@ -300,9 +382,40 @@ def test_the_code_gives_no_reason_that_is_not_on_the_list() -> None:
     assert literal | {reason.value for reason in Reason} | {kind.value for kind in LimitKind} <= REASONS
 
 
+_FAILS_A_HOST = {
+    "failure",
+    "_failed",
+    "_refused",
+    "Verdict",
+    "HostFailure",
+    "NotTrusted",
+    "Failed",
+    "_Against",
+    "Refusal",
+}
+_LOSES_A_CONNECTION = {"_lose", "_give_up", "Lost"}
+
+
+def test_outbound_gives_no_reason_that_is_not_on_the_list() -> None:
+    literal: set[str] = set()
+    for call in calls("outbound/*.py", "edge/*.py"):
+        if _called(call) in _FAILS_A_HOST | _LOSES_A_CONNECTION:
+            literal |= {word for word in words(call.args) if "_" in word}
+    assert {"starttls_missing", "tls_failed", "insecure_mx", "per_destination"} <= literal
+    kinds: tuple[type[enum.Enum], ...] = (verdict.Reason, hosts.Fault, body.Fault, leg.Broken)
+    listed = literal | {each.value for kind in kinds for each in kind}
+    listed |= {f"ocsp_{status.value}" for status in ocsp.Status} - {"ocsp_good"}
+    listed |= set(dial._REASONS.values()) | {opening.missing(_NEEDY, each)[0] for each in _LACKING}  # type: ignore[index]
+    assert listed <= REASONS
+
+
+_NEEDY = envelope.Sender(b"a@b", size=2, eight_bit=True, smtputf8=True)
+_LACKING: list[dict[bytes, bytes]] = [{}, {b"SMTPUTF8": b""}, {b"SMTPUTF8": b"", b"8BITMIME": b"", b"SIZE": b"1"}]
+
+
 def test_the_page_has_every_event_and_no_other() -> None:
     literal: set[str] = set()
-    for call in calls():
+    for call in calls(*_MAKES_RECORDS):
         if _called(call) in _GIVES_AN_EVENT and call.args:
             literal |= words(ast.walk(call.args[0]))
     assert literal == documented("Events")
