@@ -6,6 +6,7 @@ lab.nsd(setting.world); lab.sink(setting.table); lab.sidecar({"outbound": settin
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 from typing import TYPE_CHECKING, Any
@@ -37,13 +38,15 @@ ZONES: dict[str, dict[str, Any]] = {
     "stripped.example": {"signatures": Signatures.STRIPPED},
     "broken-ds.example": {"ds": DS.WRONG},
     "missing.example": {"chain": Chain.UNSIGNED, "ds": DS.GOOD},
-    "liar.example": {"server": LIAR},
+    "liar.example": {},  # the zones in it are the liar's
     "loose.example": {"server": LIAR, "chain": Chain.UNSIGNED},
     "lame.example": {"server": LAME},
     "silent.example": {"server": SILENT},
     "dead.example": {"server": DEAD},
 }
 SELF_TEST = {"secure": "secure.example", "bogus": "bogus.example"}
+
+OWN_ADDRESS = "192.0.2.200"
 
 POLICIES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -53,6 +56,8 @@ POLICIES: dict[str, dict[str, Any]] = {
     "ocsp-off": {"tls": {"ocsp": "Off"}},
     "sha2-256-only": {"dane": {"digests": ["SHA2-256"]}},
     "no-try": {"dane": {"try": ["nowhere.example"]}},
+    "own-names": {"ownNames": ["*.own.secure.example", "own.secure.example"]},
+    "own-addresses": {"ownAddresses": [f"{OWN_ADDRESS}/32"]},
 }
 
 
@@ -82,7 +87,7 @@ class Setting:
 
     def outbound(self, policy: str, dns: Mapping[str, Any]) -> dict[str, Any]:
         """`spec.outbound` for the cases of a policy; `dns` as `World.embedded` gives it, or for `Servers`."""
-        found = {section: dict(fields) for section, fields in POLICIES[policy].items()}
+        found = copy.deepcopy(POLICIES[policy])
         found["dns"] = {"selfTest": SELF_TEST, **dns}
         if policy == "verify":
             found["tls"]["caBundle"] = root().pem.decode()
@@ -111,6 +116,8 @@ class Setting:
                 behaviour = _behaviour(case, server, shape)
                 for address in self.both(case, number):
                     self.table[address, server.port] = behaviour
+        if case.zone == "liar.example":  # a zone each: a resolver remembers a server's failures by zone
+            self.world.zone(case.domain, server=LIAR)
         for name, how in case.zones.items():
             self.world.zone(_absolute(case, name), **how)
         for text in case.records:
@@ -174,6 +181,7 @@ def _behaviour(case: Case, server: Server, shape: Shape | None) -> Behaviour:
         handshake=server.handshake,
         max=server.max,
         close_after=server.close_after,
+        implicit=server.implicit,
         sni=sni,
     )
 

@@ -39,6 +39,7 @@ class Server:
     handshake: str = ""
     max: str = "1.3"
     close_after: int | None = None
+    implicit: bool = False  # TLS at once
     sni: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -73,7 +74,8 @@ class Case:
     ("3 1 1 leaf", "2 0 1 root", "3 1 1 leaf@2" of the second server), or "wrong", or are hexadecimal. `spoil`: the
     RRsets ("mx A") whose signatures are wrong. `misanswer`: "mx TLSA SERVFAIL", in zones of the liar. `zones`: deeper
     ones, and how they are. `policy`: a name in `build.POLICIES`. `require`, `skip` (its level), `route` (via) are
-    entries of the policy for this domain. `literal`: mail goes to user@[{a1}]."""
+    entries of the policy for this domain. `literal`: mail goes to user@[{a1}];
+    `below`: to this name below DOMAIN."""
 
     name: str
     rfc: str
@@ -89,7 +91,7 @@ class Case:
     skip: str = ""
     route: str = ""
     literal: bool = False
-    at: str = ""  # the recipient's domain is this one below the case's
+    below: str = ""
 
     @property
     def domain(self) -> str:
@@ -97,7 +99,7 @@ class Case:
 
     @property
     def recipient_domain(self) -> str:
-        return f"{self.at}.{self.domain}" if self.at else self.domain
+        return f"{self.below}.{self.domain}" if self.below else self.domain
 
 
 def delivered(level: Level, at: int = 1, **more: Any) -> Expect:

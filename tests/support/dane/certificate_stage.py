@@ -63,7 +63,7 @@ NAMES_OF_ANCHORED = (
         rfc="RFC 7672 3.2.2: the CNAME-expanded next-hop domain is a reference identifier",
         records=("old CNAME new", "new MX 10 mx", "mx A {a1}", *tlsa("2 0 1 root")),
         servers=(Server(host="new"),),
-        at="old",
+        below="old",
         expect=DANE,
     ),
     Case(
@@ -71,7 +71,7 @@ NAMES_OF_ANCHORED = (
         rfc="RFC 7672 3.2.2: and so is the domain before its expansion",
         records=("old CNAME new", "new MX 10 mx", "mx A {a1}", *tlsa("2 0 1 root")),
         servers=(Server(host="old"),),
-        at="old",
+        below="old",
         expect=DANE,
     ),
     Case(

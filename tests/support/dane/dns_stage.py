@@ -113,7 +113,7 @@ MX_ANSWERS = (
     ),
     Case(
         name="nxdomain",
-        at="nowhere",
+        below="nowhere",
         rfc="RFC 5321 5.1: a domain that does not exist is a permanent error",
         records=("@ A {a1}",),
         expect=bounced(r"5\d\d 5\.(1\.2|4\.4)", untouched=(1,)),
@@ -121,7 +121,7 @@ MX_ANSWERS = (
     Case(
         name="nxdomain-insecure",
         zone="insecure.example",
-        at="nowhere",
+        below="nowhere",
         rfc="RFC 7672 2.1.1: absence is an answer, secure or not",
         records=("@ A {a1}",),
         expect=bounced(r"5\d\d 5\.(1\.2|4\.4)", untouched=(1,)),
@@ -217,21 +217,21 @@ MX_ANSWERS = (
         name="domain-alias",
         rfc="RFC 5321 5.1: an alias is processed as if its target were the initial name",
         records=("@ MX 10 nobody", "old CNAME new", "new MX 10 mx", A, *EE),
-        at="old",
+        below="old",
         expect=DANE,
     ),
     Case(
         name="domain-dname",
         rfc="RFC 6672 3.4: a name below a DNAME is an alias, here a secure one",
         records=("old DNAME new", "lists.new MX 10 mx", A, *EE),
-        at="lists.old",
+        below="lists.old",
         expect=DANE,
     ),
     Case(
         name="domain-wildcard",
         rfc="RFC 4592 2.1: a wildcard MX answers for names that do not exist, and can be proved to",
         records=("*.w MX 10 mx", A, *EE),
-        at="any.w",
+        below="any.w",
         expect=DANE,
     ),
     Case(
@@ -239,7 +239,7 @@ MX_ANSWERS = (
         zone="nsec3.org",
         rfc="RFC 5155 8.8: the same, proved by NSEC3",
         records=("*.w MX 10 mx", A, *EE),
-        at="any.w",
+        below="any.w",
         expect=DANE,
     ),
 )
@@ -446,7 +446,7 @@ ALIASES = (
         name="domain-alias-loop",
         rfc="RFC 7672 2.1.3: a loop of aliases is a failed lookup",
         records=("a CNAME b", "b CNAME a"),
-        at="a",
+        below="a",
         expect=deferred(r"451 4\.", untouched=(1,)),
     ),
     Case(
@@ -466,7 +466,7 @@ ALIASES = (
             "mx.{name}.secure.example. A {a1}",
             "_25._tcp.mx.{name}.secure.example. TLSA 3 1 1 leaf",
         ),
-        at="old",
+        below="old",
         expect=HALF,
     ),
 )
@@ -661,6 +661,14 @@ ROUTES = (
         expect=DANE,
     ),
     Case(
+        name="route-tls-on-connect",
+        rfc="RFC 8314 3.3, RFC 6698 3: TLS at once on port 465, and the TLSA records of that port",
+        records=("relay A {a1}", "_465._tcp.relay TLSA 3 1 1 leaf", "_25._tcp.relay TLSA 3 1 1 wrong"),
+        servers=(Server(host="relay", port=465, implicit=True),),
+        route="relay.{domain}:465",
+        expect=delivered("dane", sni="relay"),
+    ),
+    Case(
         name="route-mismatch",
         rfc="RFC 7672 2.2.2: a routed next hop that does not match gets nothing",
         records=("relay A {a1}", "_25._tcp.relay TLSA 3 1 1 wrong"),
@@ -670,4 +678,44 @@ ROUTES = (
     ),
 )
 
-CASES = (*MX_ANSWERS, *ADDRESSES, *ALIASES, *TLSA, *ROUTES)
+CUT = "RFC 5321 5.1: MX hosts of the relay's own preference, and worse ones, are not used: that would be a loop"
+LOOP = bounced(r"554 5\.4\.6", untouched=(1,))
+
+LOOPS = (
+    Case(
+        name="own-name-best",
+        rfc=CUT,
+        records=("@ MX 10 own.secure.example.", "@ MX 20 mx", A),
+        policy="own-names",
+        expect=LOOP,
+    ),
+    Case(
+        name="own-name-cut",
+        rfc=CUT,
+        records=(*ONE, "@ MX 20 mx.own.secure.example.", "@ MX 30 mx2", "mx2 A {a2}"),
+        servers=(Server(listening=False), Server()),
+        policy="own-names",
+        expect=deferred(r"451 4\.4\.1", untouched=(2,)),
+    ),
+    Case(
+        name="own-address",
+        rfc=CUT,
+        records=("@ MX 10 us", "us A 192.0.2.200", "@ MX 20 mx", A),
+        policy="own-addresses",
+        expect=LOOP,
+    ),
+    Case(
+        name="loopback",
+        rfc="RFC 5321 5.1: an address that leads back here is not dialled",
+        records=(MX, "mx A 127.0.0.1"),
+        expect=LOOP,
+    ),
+    Case(
+        name="unspecified",
+        rfc="RFC 5321 5.1: an address that leads back here is not dialled",
+        records=(MX, "mx A 0.0.0.0", "mx AAAA ::"),
+        expect=LOOP,
+    ),
+)
+
+CASES = (*MX_ANSWERS, *ADDRESSES, *ALIASES, *TLSA, *ROUTES, *LOOPS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import dns.flags
 import dns.message
@@ -51,6 +51,13 @@ class DaneLab:
         self.names = lab.nsd(self.world)
         self.resolver = lab.unbound(self.world)
         self.seconds = time.monotonic() - start
+
+    def outbound(
+        self, policy: str = "default", resolver: Literal["Embedded", "Servers"] = "Embedded"
+    ) -> dict[str, Any]:
+        """`spec.outbound` for the cases of a policy."""
+        servers = {"resolver": "Servers", "servers": [f"{RESOLVER[0]}:{RESOLVER[1]}"]}
+        return self.setting.outbound(policy, servers if resolver == "Servers" else self.world.embedded())
 
     def ask(self, name: str, kind: str) -> Message:
         """The resolver's own words."""

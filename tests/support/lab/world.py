@@ -123,7 +123,8 @@ class World:
     def misanswer(self, name: str, kind: str, how: str) -> None:
         """In a zone of LIAR's: an rcode (SERVFAIL, REFUSED, NOTIMP, FORMERR, NXDOMAIN), or "garbage" (octets that
         are no message), or "forged DATA" (an unsigned record of that type), or "stripped" (the truth without its
-        DNSSEC records). For no answer at all, delegate a zone to SILENT: a resolver stops asking such a server."""
+        DNSSEC records). For no answer at all, delegate a zone to SILENT. What a zone's server does wrong, a resolver
+        remembers for the whole zone."""
         home = self.home(_name(name))
         if home.server != LIAR:
             raise ValueError(f"{home.name} is not served by LIAR")
