@@ -1,25 +1,31 @@
-"""The command line: `postern-sidecar run | drain | validate | version`.
+"""The command line: `postern-sidecar run | drain | check | tlsa | validate | version`.
 
-Options in, exit code out. What a sidecar does is `app`, imported only by the commands that need it. Exit codes: 0 as
-asked; `run` 1 a failure, 2 the configuration; `validate` 1 problems, 2 a file that cannot be read; 2 for usage, 130
-after Ctrl-C. Problems that `validate` finds are its output; everything else that is wrong goes to standard error.
+Options in, exit code out. What a command does is imported by that command only. Exit codes: 0 as asked; `run` 1 a
+failure, 2 the configuration; `check` 1 some mail would not be delivered, 2 the configuration; `tlsa` 1 a mismatch or a
+warning, 2 a file that is none; `validate` 1 problems, 2 a file that cannot be read; 2 for usage, 130 after Ctrl-C.
+Problems that `validate` finds are its output; everything else that is wrong goes to standard error.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import re
 import sys
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postern_sidecar import config
-from postern_sidecar.config.options import Options
-from postern_sidecar.names import unmapped
+from postern_sidecar.config.options import Check, Options, TLSARecords
+from postern_sidecar.names import domain, unmapped
 from postern_sidecar.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from postern_sidecar.config.scalars import HostPort
+    from postern_sidecar.names import Address, Domain
 
 _DEFAULT = Options()
 _INTERRUPTED = 130  # what a shell says of a process that ended by SIGINT
@@ -56,6 +62,32 @@ def _drain(chosen: argparse.Namespace) -> int:
     return app.drain(Options(state_dir=chosen.state_dir))
 
 
+def _check(chosen: argparse.Namespace) -> int:
+    from postern_sidecar.edge import check
+
+    return check.run(
+        Check(tuple(chosen.targets), chosen.config, chosen.credentials, json=chosen.json, connect=not chosen.no_connect)
+    )
+
+
+def _tlsa(chosen: argparse.Namespace) -> int:
+    if chosen.certificate is None and chosen.verify is None:
+        chosen.parser.error("give a PEM file, or a host after --verify, or both")
+    from postern_sidecar.edge import tlsa
+
+    return tlsa.run(
+        TLSARecords(
+            chosen.certificate,
+            chosen.usage,
+            chosen.selector,
+            chosen.matching,
+            chosen.name,
+            chosen.verify,
+            chosen.config,
+        )
+    )
+
+
 def _validate(chosen: argparse.Namespace) -> int:
     return max(_validated(name) for name in chosen.files)
 
@@ -85,14 +117,16 @@ def _version(_: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="postern-sidecar",
-        description="The real client in front of a mail server: terminates the PROXY protocol, decides on the client's "
-        "address, and hands the session over with it.",
+        description="The gate beside a mail server: hands sessions over with the real client's address, out of a PROXY "
+        "header, and relays mail over TLS that DNSSEC and TLSA records authenticate (DANE).",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _run_parser(commands.add_parser("run", help="run a policy until SIGTERM"))
     drain = commands.add_parser("drain", help="tell the running sidecar that its pod is going (the preStop hook)")
     drain.set_defaults(command=_drain)
     _state_dir(drain)
+    _check_parser(commands.add_parser("check", help="say what would happen to mail for a domain, and send none"))
+    _tlsa_parser(commands.add_parser("tlsa", help="write TLSA records, or compare a host with those in its DNS"))
     validate = commands.add_parser("validate", help="say all that is wrong with policies, with lines and remedies")
     validate.add_argument(
         "files", metavar="FILE", nargs="+", help="a MailProxyPolicy, YAML or JSON; - is standard input"
@@ -129,7 +163,50 @@ def _run_parser(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--ephemeral-ports", action="store_true", help="take free ports instead of the policy's; the log names them"
     )
-    run.add_argument(
+    _credentials(run)
+
+
+def _check_parser(check: argparse.ArgumentParser) -> None:
+    check.description = "Looks up, connects and verifies as a delivery would, and says QUIT before MAIL."
+    check.epilog = "Exit status: 0 all would be delivered, 1 some would not, 2 usage or configuration."
+    check.set_defaults(command=_check)
+    check.add_argument(
+        "targets", metavar="DOMAIN", nargs="+", type=_target, help="a domain, user@domain, or [192.0.2.1]"
+    )
+    _policy(check)
+    check.add_argument("--json", action="store_true", help="one object a domain and line")
+    check.add_argument("--no-connect", action="store_true", help="ask the DNS only")
+    _credentials(check)
+
+
+def _tlsa_parser(tlsa: argparse.ArgumentParser) -> None:
+    tlsa.description = "The TLSA record of a certificate, for a zone file; with --verify, what is wrong with a host's."
+    tlsa.epilog = "Exit status: 0 a match, 1 a mismatch or a warning, 2 usage."
+    tlsa.set_defaults(command=_tlsa, parser=tlsa)
+    tlsa.add_argument(
+        "certificate", metavar="CERT.pem", nargs="?", type=Path, help="the server's certificate, then its authorities'"
+    )
+    tlsa.add_argument("--usage", type=int, default=3, help="3: the first certificate of the file; 2: the last (3)")
+    tlsa.add_argument("--selector", type=int, default=1, help="1: the key; 0: the whole certificate (1)")
+    tlsa.add_argument("--matching", type=int, default=1, help="1: SHA2-256; 2: SHA2-512; 0: no digest (1)")
+    tlsa.add_argument("--name", type=_owner, help="of the record, such as _25._tcp.mx.example.org")
+    tlsa.add_argument(
+        "--verify",
+        metavar="HOST[:PORT]",
+        type=_host_port,
+        help="compare what DNS publishes with what the host shows (port 25), and with CERT.pem, if given",
+    )
+    _policy(tlsa)
+
+
+def _policy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="a MailProxyPolicy, YAML or JSON; the defaults without"
+    )
+
+
+def _credentials(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--credentials", metavar="DIR", type=Path, help="one directory of user names and passwords a Secret"
     )
 
@@ -161,6 +238,40 @@ def _admin(text: str) -> tuple[str, int]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not ADDR:PORT; write 127.0.0.1:15925 or [::1]:15925") from None
     return address, int(port)
+
+
+def _target(text: str) -> Domain | Address:
+    from postern_sidecar.outbound.inquiry import parsed
+
+    try:
+        return parsed(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(f"{text!r} {_said(problem)}") from None
+
+
+def _said(problem: ValueError) -> str:
+    return str(problem) if str(problem).startswith("is ") else "is not a domain name"  # the idna library's own words
+
+
+def _owner(text: str) -> Domain:
+    """`_25._tcp.mx.example.org`"""
+    try:
+        name = domain(text)
+    except ValueError:
+        name = None
+    if name is None or re.fullmatch(r"_[0-9]{1,5}\._tcp\..+", name) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a TLSA record; write _25._tcp.mx.example.org")
+    return name
+
+
+def _host_port(text: str) -> HostPort:
+    from postern_sidecar.config.scalars import HostPort
+
+    with contextlib.suppress(ValueError):
+        found = HostPort(text)
+        if isinstance(found.host, str):
+            return found
+    raise argparse.ArgumentTypeError(f"{text!r} is not a host's name; write mx.example.org or mx.example.org:465")
 
 
 def _seconds(text: str) -> float:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from postern_sidecar.names import Address, Domain
+
+    from .scalars import HostPort
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +29,28 @@ class Options:
     drain_delay: float = 5.0
     ephemeral_ports: bool = False
     credentials: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`config`: None for the defaults. `credentials`: as in Options. `connect`: False judges the DNS only."""
+
+    targets: tuple[Domain | Address, ...]
+    config: Path | None = None
+    credentials: Path | None = None
+    json: bool = False
+    connect: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TLSARecords:
+    """`certificate`: a PEM file. `owner`: of the record that is written. `verify`: the host to compare with its DNS;
+    `config`: for the resolver."""
+
+    certificate: Path | None = None
+    usage: int = 3
+    selector: int = 1
+    matching: int = 1
+    owner: Domain | None = None
+    verify: HostPort | None = None
+    config: Path | None = None

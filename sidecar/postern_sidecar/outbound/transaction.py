@@ -112,7 +112,7 @@ def _path(text: bytes, status: str, *, utf8: bool) -> tuple[bytes, NextHop]:
     if not mailbox.isascii():
         _check_utf8(mailbox, status, utf8=utf8)
     try:
-        return mailbox, _next_hop(where)
+        return mailbox, next_hop_of(where)
     except ValueError as error:
         raise Refused(501, f"{status} Bad domain in the address") from error
 
@@ -128,8 +128,8 @@ def _check_utf8(text: bytes, status: str, *, utf8: bool) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _next_hop(text: bytes) -> NextHop:
-    """Raises ValueError."""
+def next_hop_of(text: bytes) -> NextHop:
+    """What stands behind an @. Raises ValueError."""
     if text.startswith(b"["):
         return _literal(text.decode())
     name = domain(text.decode())
