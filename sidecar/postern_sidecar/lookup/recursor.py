@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from postern_sidecar.config import trust_anchors
-from postern_sidecar.names import domain
+from postern_sidecar.names import ROOT, domain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -94,8 +94,8 @@ class Place:
 
 
 def needs_root_anchor(dns: DNS) -> bool:
-    """It wants the root's anchor as ANCHOR in its directory."""
-    return not dns.trust_anchors
+    """It wants the root's anchor as ANCHOR in its directory: no other one stands for the root."""
+    return all(trust_anchors.parse(text).owner != ROOT for text in dns.trust_anchors)
 
 
 def files(dns: DNS, place: Place) -> dict[str, str]:

@@ -53,7 +53,13 @@ def test_without_trust_anchors_the_roots_is_followed() -> None:
     assert not [line for line in lines() if line.startswith("trust-anchor:")]
 
 
-def test_trust_anchors_stand_alone_and_in_one_spelling() -> None:
+def test_an_island_of_trust_stands_beside_the_root() -> None:
+    dns = DNS(trust_anchors=(f"corp{DS}",))
+    assert needs_root_anchor(dns)
+    assert {'auto-trust-anchor-file: "root.key"', f'trust-anchor: "corp{DS}"'} <= set(lines(dns))
+
+
+def test_the_roots_trust_anchor_stands_alone_and_in_one_spelling() -> None:
     dns = DNS(trust_anchors=(DS.lower().replace(" in ", "  3600 IN "),))
     assert not needs_root_anchor(dns)
     assert f'trust-anchor: "{DS}"' in lines(dns)
