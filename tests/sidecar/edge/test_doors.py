@@ -227,6 +227,14 @@ async def test_smtp_takes_another_next_hop_while_nobody_was_accepted() -> None:
         assert message(home.leg("b.example").message) == BODY
 
 
+async def test_a_next_hop_that_took_nobody_is_let_go_at_once() -> None:
+    async with house(a=NextHopScript(rcpt={b"u@a.example": NO})) as home, home.smtp() as client:
+        client.send(b"MAIL FROM:<>\r\nRCPT TO:<u@a.example>\r\nRCPT TO:<v@b.example>\r\n")
+        assert await client.codes(3) == [b"250 2.1.0", b"550 5.1.1", b"250 2.1.5"]
+        await turns()
+        assert home.leg("a.example").events == ["rcpt", "abandon"]
+
+
 @pytest.mark.parametrize("door", ["smtp", "lmtp"])
 async def test_without_a_recipient_there_is_no_data(door: str) -> None:
     async with house(a=NextHopScript(rcpt={b"u@a.example": NO})) as home, getattr(home, door)() as client:
@@ -411,6 +419,15 @@ async def test_a_session_lost_before_the_first_octet_is_begun_again() -> None:
         assert home.leg("a.example").events == ["rcpt", "start", "start", "finish"]
         assert home.leg("b.example").events == ["rcpt", "start", "finish"]
         assert message(home.leg("a.example").message) == BODY
+
+
+async def test_behind_the_final_dot_only_the_answer_counts() -> None:
+    """What is lost there is the leg's to judge: it may have been delivered."""
+    async with house(a=NextHopScript(stalls_at=1)) as home, home.smtp() as client:
+        await client.begin(b"u@a.example")
+        client.send(BODY + b".\r\n")
+        assert await client.codes(1) == [b"250 2.0.0"]
+        assert home.leg("a.example").events == ["rcpt", "start", "finish"]
 
 
 @pytest.mark.parametrize(("door", "seconds"), [("lmtp", 30.0), ("smtp", 180.0)])
@@ -605,13 +622,14 @@ async def test_silence_ends_a_session_without_a_word(monkeypatch: pytest.MonkeyP
         assert await client.rest() == b""
 
 
-async def test_waiting_for_a_next_hop_is_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_for_a_next_hop_is_not_silence() -> None:
     gate = Gate()
     async with house(a=NextHopScript(final_gate=gate)) as home, home.smtp() as client:
         await client.begin(b"u@a.example")
         client.send(BODY + b".\r\n")
         await gate.reached.wait()
         (session,) = home.open.house.sessions
+        assert session._deadline == float("inf")
         session._timeout_cb()
         gate.open()
         assert await client.codes(1) == [b"250 2.0.0"]
@@ -669,6 +687,19 @@ async def test_what_no_mail_client_says_ends_the_session(line: bytes, code: byte
         assert said.startswith(code)
         assert said.count(b"\r\n") == 1
         assert not home.legs
+
+
+async def test_a_last_word_can_be_read() -> None:
+    """A socket that is closed on octets that nobody has read is reset, and the reset may overtake the word."""
+    async with house() as home, home.smtp() as client:
+        (session,) = home.open.house.sessions
+        client.send(b"GET / HTTP/1.1\r\n")
+        assert (await client.rest()).startswith(b"554 5.5.1")
+        client.send(b"x" * 1000)
+        await turns()
+        assert session.transport is not None
+        client.writer.close()
+        await home.settled()
 
 
 async def test_only_so_many_errors() -> None:
