@@ -52,7 +52,9 @@ class AnswerCache:
         self._kept.move_to_end(question)
         if not kept.answer.usable or int(left) == kept.answer.ttl:
             return kept.answer
-        return dataclasses.replace(kept.answer, ttl=int(left))
+        answer = dataclasses.replace(kept.answer, ttl=int(left))
+        self._kept[question] = kept._replace(answer=answer)  # for whoever asks within the same second
+        return answer
 
     def put(self, answer: Answer, octets: int, now: float) -> Answer:
         """`octets`: of the message. -> the answer, with a TTL of at most LONGEST."""

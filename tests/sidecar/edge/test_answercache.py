@@ -31,6 +31,13 @@ def test_an_answer_is_kept_for_its_time_and_tells_what_is_left() -> None:
     assert (len(cache), cache.octets) == (0, 0)
 
 
+def test_within_a_second_it_is_the_same_answer() -> None:
+    cache = AnswerCache()
+    cache.put(answer(), 100, 1000.0)
+    assert cache.get(question(), 1010.2) is cache.get(question(), 1010.8)
+    assert cache.get(question(), 1011.3) == answer(ttl=48)
+
+
 def test_no_answer_is_kept_for_long() -> None:
     cache = AnswerCache()
     assert cache.put(answer(ttl=86400), 100, 0.0).ttl == LONGEST
