@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 def together(askings: Sequence[Asking[T]]) -> Work[list[T]]:
     """What all of them come to; what they want to know at the same time is asked at once."""
+    if len(askings) == 1:
+        return [(yield from one(askings[0]))]
     results: dict[int, T] = {}
     waiting: dict[int, Any] = dict.fromkeys(range(len(askings)))  # and the answers that each is to be sent
     while waiting:
@@ -38,5 +40,10 @@ def together(askings: Sequence[Asking[T]]) -> Work[list[T]]:
 
 
 def one(asking: Asking[T]) -> Work[T]:
-    (result,) = yield from together([asking])
-    return result
+    known: Any = None
+    try:
+        while True:
+            known = yield Ask(asking.send(known))
+    except StopIteration as done:
+        result: T = done.value
+        return result
