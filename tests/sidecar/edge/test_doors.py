@@ -529,6 +529,15 @@ async def test_bare_newlines_are_each_doors_own_matter(door: str, mode: BareNewl
             assert message(home.leg("a.example").message) == b"Subject: x\r\n\r\n..\r\nMAIL\r\n"
 
 
+async def test_a_message_that_does_not_pass_is_refused_for_all() -> None:
+    """Also for those whose next hop would have put it off: trying again would not help."""
+    submission = Submission(bare_newline=BareNewline.REJECT)
+    async with house(Outbound(submission=submission), a=NextHopScript(start=LATER)) as home, home.lmtp() as client:
+        await client.begin(b"u@a.example", b"v@b.example")
+        client.send(b"a\n\r\n.\r\n")
+        assert await client.codes(2) == [b"550 5.5.2"] * 2
+
+
 async def test_who_never_ends_a_refused_message_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("postern_sidecar.outbound.body.DRAIN", 10)
     outbound = Outbound(limits=OutboundLimits(message_size=Size("1Ki")))
@@ -708,6 +717,15 @@ async def test_only_so_many_errors() -> None:
         said = await client.rest()
         assert said.count(b"500 5.5.2") == doors.MAX_ERRORS + 1
         assert said.endswith(b"\r\n554 5.5.1 Too many errors\r\n")
+
+
+async def test_the_end_of_a_long_line_is_no_command() -> None:
+    async with house() as home, home.smtp() as client:
+        (session,) = home.open.house.sessions
+        client.send(b"x" * (doors.MAX_COMMAND + 1))
+        await until(lambda: session._skipping)
+        assert await client.ask(b"NOOP") == b"500 5.5.2 Line too long\r\n"
+        assert (await client.ask(b"NOOP")).startswith(b"250")
 
 
 async def test_long_lines_are_errors_too() -> None:
