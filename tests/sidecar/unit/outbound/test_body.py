@@ -124,7 +124,7 @@ def end_of(wire: bytes) -> int:
 
 
 @given(WIRE, CUTS, st.sampled_from(BareNewline))
-@settings(max_examples=1500)
+@settings(max_examples=1500, deadline=None)
 @example(b"a\r\n.\r\r\n.\r\n", [5], NORMALIZE)
 @example(b"a\n.\n\r\n.\r\n", [2], NORMALIZE)
 def test_every_fragmentation_gives_the_same(wire: bytes, at: list[int], mode: BareNewline) -> None:
@@ -138,7 +138,7 @@ def test_every_fragmentation_gives_the_same(wire: bytes, at: list[int], mode: Ba
 
 
 @given(WIRE, CUTS, st.sampled_from(BareNewline))
-@settings(max_examples=1500)
+@settings(max_examples=1500, deadline=None)
 def test_the_end_is_where_the_rfc_has_it(wire: bytes, at: list[int], mode: BareNewline) -> None:
     passed, end = run(mode, cut(wire, at)), end_of(wire)
     assert passed.ended is (end >= 0)
@@ -146,7 +146,7 @@ def test_the_end_is_where_the_rfc_has_it(wire: bytes, at: list[int], mode: BareN
 
 
 @given(WIRE, CUTS, st.sampled_from(BareNewline))
-@settings(max_examples=1500)
+@settings(max_examples=1500, deadline=None)
 def test_no_other_server_sees_an_end(wire: bytes, at: list[int], mode: BareNewline) -> None:
     """Taking CR, LF or CRLF for a line end, with NUL dropped, or NUL for the end of a string."""
     data = run(mode, cut(wire, at)).data
@@ -155,7 +155,7 @@ def test_no_other_server_sees_an_end(wire: bytes, at: list[int], mode: BareNewli
 
 
 @given(WIRE, CUTS)
-@settings(max_examples=1500)
+@settings(max_examples=1500, deadline=None)
 def test_normalize_changes_line_ends_and_nul_only(wire: bytes, at: list[int]) -> None:
     passed, end = run(NORMALIZE, cut(wire, at)), end_of(wire)
     if end < 0:
@@ -166,7 +166,7 @@ def test_normalize_changes_line_ends_and_nul_only(wire: bytes, at: list[int]) ->
 
 
 @given(WIRE, CUTS)
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 def test_reject_changes_nothing(wire: bytes, at: list[int]) -> None:
     passed, end = run(REJECT, cut(wire, at)), end_of(wire)
     if passed.fault is None and end >= 0:

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postern_sidecar.config.model import Outbound, Route
@@ -177,6 +177,7 @@ def said(command: Callable[[], Sender | Recipient]) -> tuple[bytes, bytes]:
 
 
 @given(st.binary(max_size=80))
+@settings(deadline=None)
 def test_anything_is_taken_or_refused_in_one_printable_line(argument: bytes) -> None:
     for command in (
         lambda: mail(b"FROM:<" + argument),
