@@ -15,6 +15,7 @@ from postern_sidecar.outbound import commands
 from postern_sidecar.outbound.commands import Lost
 from postern_sidecar.outbound.envelope import Recipient, Sender
 from postern_sidecar.outbound.forbidden import Forbidden
+from postern_sidecar.outbound.inquiry import inquire
 from postern_sidecar.outbound.leg import Leg
 from postern_sidecar.outbound.link import Link
 from postern_sidecar.outbound.memory import Unreachable
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from postern_sidecar.config.model import Outbound
     from postern_sidecar.names import Address, Domain, Endpoint
     from postern_sidecar.outbound.commands import Work
+    from postern_sidecar.outbound.report import Report
 
 T = TypeVar("T")
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -109,13 +111,20 @@ class DeliveryWorld:
     dialled: list[Address] = field(default_factory=list)
     asked: list[Question] = field(default_factory=list)
 
-    def deliver(self, target: Domain | Address, *, eight_bit: bool = False, smtputf8: bool = False) -> Reply:
-        """What the submitter of a message to one recipient is told: at RCPT, at DATA, or at the end."""
+    @property
+    def around(self) -> Surroundings:
         settings = Settings(self.outbound, "mail.example.com", self.own)
         world = World(monotonic=lambda: 0.0, wall=NOON.timestamp, shuffle=lambda _: None)
         forbidden = Forbidden(self.outbound, self.own)
-        around = Surroundings(settings, world, forbidden, Unreachable(), lambda: (self.ready, "not proved"))
-        leg = Leg(around, Sender(b"a@example.com", eight_bit=eight_bit, smtputf8=smtputf8), target, "s1")
+        return Surroundings(settings, world, forbidden, Unreachable(), lambda: (self.ready, "not proved"))
+
+    def check(self, target: Domain | Address, *, connect: bool = True) -> Report:
+        """What is foretold of such a message."""
+        return self.perform(inquire(self.around, target, connect=connect))
+
+    def deliver(self, target: Domain | Address, *, eight_bit: bool = False, smtputf8: bool = False) -> Reply:
+        """What the submitter of a message to one recipient is told: at RCPT, at DATA, or at the end."""
+        leg = Leg(self.around, Sender(b"a@example.com", eight_bit=eight_bit, smtputf8=smtputf8), target, "s1")
         answer = self.perform(leg.recipient(Recipient(b"user@there", target)))
         if answer.code >= 400:
             return answer

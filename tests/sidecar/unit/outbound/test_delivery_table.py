@@ -23,6 +23,9 @@ from postern_sidecar.config.model import OCSP, Auth, Dane, Outbound, OutboundTLS
 from postern_sidecar.config.scalars import Date, HostPort, Pattern
 from postern_sidecar.names import Address, Domain, domain
 from postern_sidecar.outbound.commands import Lost
+from postern_sidecar.outbound.plan import Level
+from postern_sidecar.outbound.replies import shown
+from postern_sidecar.outbound.report import Outcome
 
 if TYPE_CHECKING:
     from certificates import Certified
@@ -120,11 +123,14 @@ class Scene:
     smtputf8: bool = False
 
     def play(self, *, beside: bool = False) -> tuple[DeliveryWorld, Reply]:
+        world = self.world(beside=beside)
+        return world, world.deliver(self.target, eight_bit=self.eight_bit, smtputf8=self.smtputf8)
+
+    def world(self, *, beside: bool = False) -> DeliveryWorld:
         zone = self.zone + (f"{self.mx} MX 20 mx2.example.net\n{BESIDE}" if beside else "")
         dns = table(zone, insecure=self.insecure, bogus=self.bogus, failing=self.failing)
         hosts = {FIRST: self.host, NEXT: Host(NEXT_LEAF.path), THIRD: Host(port=None)}
-        world = DeliveryWorld(dns, hosts, self.outbound, self.own, self.ready)
-        return world, world.deliver(self.target, eight_bit=self.eight_bit, smtputf8=self.smtputf8)
+        return DeliveryWorld(dns, hosts, self.outbound, self.own, self.ready)
 
 
 def says(**replies: str | Lost) -> Host:
@@ -292,3 +298,21 @@ class TestRow:
         else:
             assert heard(answer) == row.hears
             assert NEXT not in world.dialled
+
+    @pytest.mark.parametrize("beside", [False, True])
+    def test_check_foretells_it(self, row: Row, beside: bool) -> None:
+        """As far as a delivery gets without MAIL; what the message is, nobody knows then."""
+        scene = replace(SCENES[row.name], eight_bit=False, smtputf8=False)
+        world = scene.world(beside=beside)
+        report = world.check(scene.target)
+        delivery, answer = scene.play(beside=beside)
+        assert world.mails == []
+        if delivery.mails:
+            level = delivery.mails[0][1]
+            assert report.outcome is Outcome.DELIVER
+            assert report.level is (Level.ENCRYPT if level == "half-dane" else Level(level))
+            assert level != "half-dane" or level in {each.verified for host in report.hosts for each in host.addresses}
+        else:
+            assert report.outcome is (Outcome.DEFER if answer.code < 500 else Outcome.BOUNCE)
+            assert report.level is None
+            assert report.reply == shown(answer).decode()
