@@ -23,16 +23,16 @@ COVERAGE := --cov --cov-report=term-missing:skip-covered --cov-fail-under=100
 .PHONY: help demo test test-unit lint format types imports bench fuzz lock lock-check clean venv servers
 
 help: ## this list
-	@printf 'Postern: the real client in front of your mail server. `make demo` shows it, `make test` proves it.\n\n'
+	@printf 'Postern: the real client in front of your mail server, DANE behind it. `make demo` shows it, `make test` proves it.\n\n'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nPYTHON=python3.13 picks the interpreter, ARGS=... goes to the program that the target runs.\n'
 
-demo: venv ## real mail: HAProxy -> postern-sidecar -> Postfix; ends by itself with a summary
+demo: venv ## real mail, both ways: HAProxy, NSD, Unbound and Postfix; ends by itself with a summary
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		$(BIN)/python scripts/debian.py haproxy iproute2 openssl postfix || echo 'The demo goes on without them.' >&2; fi
+		$(BIN)/python scripts/debian.py haproxy iproute2 nsd openssl postfix unbound || echo 'The demo goes on without them.' >&2; fi
 	@$(BIN)/python scripts/demo.py $(ARGS)
 
-test: servers ## every test, against real HAProxy, nginx, Postfix, Exim, Dovecot (as root, on Debian)
+test: servers ## every test, against real HAProxy, Postfix, Exim, NSD, Unbound and others (as root, on Debian)
 	$(PYTEST) $(COVERAGE) $(ARGS)
 
 test-unit: venv ## the tests that need no root and no Debian packages, in under 30 seconds

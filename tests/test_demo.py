@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from scripts.stage.acts import Act, NotHeld, acts
+from scripts.stage import outbound
+from scripts.stage.act import Act, NotHeld
+from scripts.stage.acts import acts
+from scripts.stage.beyond import Destinations
 from scripts.stage.interrupts import Interrupts
 from scripts.stage.movement import Moved, moved, samples
 from scripts.stage.page import Page
@@ -28,7 +31,7 @@ from lab.program import Log
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scripts.stage.acts import Stage
+    from scripts.stage.act import Stage
     from scripts.stage.ground import Ground
 
     from lab.conversation import Conversation
@@ -114,7 +117,6 @@ SHOWN_BY_BOTH = [
     r'postern_inbound_connections_total\{outcome="handed_over"\} 0 -> [67]',
     r'postern_inbound_header_failures_total\{reason="source_not_allowed"\} 0 -> 1',
     r'postern_inbound_limited_total\{kind="rate_per_client"\} 0 -> 1',
-    r"All 11 claims held, in \d+ s\. Nothing is left running\.$",
 ]
 SHOWN = {
     "real": [
@@ -124,12 +126,34 @@ SHOWN = {
         r"from client\.test \(client\.example\.net \[192\.0\.2\.10\]\) by mail\.example\.org \(Postfix\)",
         r"TGT=\[10\.0\.3\.7\]:25 PRX=10\.0\.3\.7 V=2",
         r"Health check for server port0/backend succeeded, reason: Layer7 check passed",
+        r"-> postern-sidecar \S+ 127\.0\.0\.1:11025 .*-> Unbound \d\S+ 127\.0\.0\.1 .*-> NSD \d\S+ .*-> Postfix ",
+        r"trustAnchors: - \. IN DS \d+ 13 2 [0-9a-f]{64} ",
+        (
+            r"RCPT TO:<anna@safe\.example>: 250 2\.1\.5 Ok the message: 250 2\.0\.0 Ok: queued as (\w+) .*"
+            r" TLS connection established from mail\.example\.org\[10\.0\.9\.12\]: TLSv1\.3 .* => anna@safe\.example "
+            r"H=mx\.safe\.example \[198\.51\.100\.25\]:25 X=TLS1\.3:\S+ CV=dane .* \1: .*status=sent"
+        ),
+        (
+            r"the message, <bert@school\.example>: 250 2\.0\.0 Ok: queued as (\w+) "
+            r".* => bert@school\.example \S+ \S+ \S+ CV=dane .* \1: .*status=sent"
+        ),
+        (
+            r"carl@rolled\.example>: 451 4\.7\.5 .* R=tlsa_mismatch .* ehlo=1 starttls=1 commands=2 ask "
+            r"postern-sidecar check .* rolled\.example: defer .* => carl@rolled\.example .* CV=dane"
+        ),
+        r"dora@stripped\.example>: 451 4\.7\.4 .* R=starttls_missing .* becomes 250-XXXXXXXX > \(the end\)",
+        r"a message .* CV=dane .* a mismatch .* R=tlsa_mismatch .* no STARTTLS ",
+        r'postern_outbound_deliveries_total\{level="dane",outcome="delivered"\} 0 -> 4',
+        r'postern_dane_failures_total\{reason="tlsa_mismatch"\} 0 -> 1',
+        r"All 16 claims held, in \d+ s\. Nothing is left running\.$",
     ],
     "stand-ins": [
         r"What is different: --stand-ins was given\. So a small load balancer in Python stands in for HAProxy",
         r"message 1 from \S+ client=\[127\.0\.0\.1\]: stored",
         r"message 2 from \S+ client=\[192\.0\.2\.10\]: stored",
         r"by mail\.example\.org \(aiosmtpd ",
+        r"And there is no outbound half: .* NSD, Unbound, and Postfix as the destination\.",
+        r"All 11 claims held, in \d+ s\. Nothing is left running\.$",
     ],
 }
 
@@ -185,6 +209,15 @@ def test_an_interruption_leaves_nothing(demo: Demo, moment: str, number: signal.
     assert (demo.programs(), demo.files()) == ([], [])
 
 
+@pytest.mark.real
+@pytest.mark.parametrize("demo", [[]], indirect=True)
+def test_an_interruption_in_the_outbound_half_leaves_nothing(demo: Demo) -> None:
+    demo.log.wait_for("^13 ")
+    os.killpg(demo.process.pid, signal.SIGINT)
+    assert demo.wait() == 130, str(demo.log)
+    assert (demo.programs(), demo.files()) == ([], [])
+
+
 @pytest.mark.parametrize("demo", [REAL, STAND_INS], indirect=True)
 def test_a_second_interruption_does_not_stop_the_tidying_up(demo: Demo) -> None:
     demo.log.wait_for("^2  ")
@@ -208,7 +241,7 @@ def test_not_even_a_killed_demo_leaves_programs(demo: Demo) -> None:
             assert ended
 
 
-def played(ground: StandIns, programme: list[Act] | None = None) -> tuple[int, str]:
+def played(ground: Ground, programme: list[Act] | None = None) -> tuple[int, str]:
     """A demo in this process; its exit status and its text."""
     text = io.StringIO()
     return show(Page(text), Interrupts(), ground, programme), text.getvalue()
@@ -232,6 +265,18 @@ def test_a_claim_that_the_evidence_does_not_bear_out_fails_the_demo() -> None:
         ("NOT HELD", second.claim),
     ]
     assert "1 of 2 claims did NOT hold" in text
+
+
+@pytest.mark.real
+def test_without_dane_no_outbound_claim_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = "    dane: {try: [elsewhere.example]}\n"
+    section = Destinations.section
+    monkeypatch.setattr(Destinations, "section", lambda self: section(self) + elsewhere)
+    ground = Real()
+    ground.patience = 0.2
+    status, text = played(ground, outbound.acts())
+    assert status == 1
+    assert "5 of 5 claims did NOT hold" in text
 
 
 def test_after_a_claim_that_failed_the_others_are_still_shown() -> None:
@@ -292,16 +337,22 @@ BEFORE = """\
 postern_inbound_connections_total{handover="ProxyV2",listener="smtp",outcome="limited"} 1.0
 postern_inbound_handover_seconds_bucket{handover="ProxyV2",le="0.1",listener="smtp"} 3.0
 postern_config_reloads_total{result="accepted"} 1.0
+postern_dns_ready 1.0
 """
 AFTER = """\
 postern_inbound_connections_total{handover="ProxyV2",listener="smtp",outcome="limited"} 1.0
 postern_inbound_connections_total{handover="ProxyV2",listener="smtp",outcome="handed_over"} 5.0
 postern_inbound_handover_seconds_bucket{handover="ProxyV2",le="0.1",listener="smtp"} 4.0
 postern_config_reloads_total{result="accepted"} 2.0
+postern_dns_ready 1.0
+postern_dane_failures_total{reason="tlsa_mismatch"} 1.0
 """
 
 
 def test_metrics_that_moved() -> None:
     changes = moved(samples(BEFORE), samples(AFTER))
-    assert changes == [Moved("postern_inbound_connections_total", 'outcome="handed_over"', 0, 5)]
-    assert str(changes[0]) == 'postern_inbound_connections_total{outcome="handed_over"}'
+    assert changes == [
+        Moved("postern_dane_failures_total", 'reason="tlsa_mismatch"', 0, 1),
+        Moved("postern_inbound_connections_total", 'outcome="handed_over"', 0, 5),
+    ]
+    assert str(changes[1]) == 'postern_inbound_connections_total{outcome="handed_over"}'

@@ -1,7 +1,7 @@
 """What the acts of the demo need of the ground that they are played on, whichever it is.
 
-`real.Real` has HAProxy and Postfix in network namespaces, `standins.StandIns` a load balancer in Python and aiosmtpd
-on loopback. The addresses differ; what is shown does not.
+`real.Real` has HAProxy, Postfix, NSD and Unbound in network namespaces, `standins.StandIns` a load balancer in Python
+and aiosmtpd on loopback, and no outbound half. The addresses differ; what is shown inbound does not.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Iterator, Sequence
 
     from lab.conversation import Conversation
@@ -23,6 +24,11 @@ HASTY = "192.0.2.30"
 UNWANTED = "198.51.100.7"
 UNWANTED_NETWORK = "198.51.100.0/24"
 
+SAFE = "safe.example"  # DANE-EE
+SCHOOL = "school.example"  # DANE-TA
+ROLLED = "rolled.example"  # a new key, and the old one's record
+STRIPPED = "stripped.example"  # a stranger takes STARTTLS out on the way
+
 PATIENCE = 10.0  # seconds for a line of a log: it takes milliseconds
 
 
@@ -33,9 +39,32 @@ class Part:
     name: str
     where: str
     does: str
+    outbound: bool = False
+
+
+class Beyond(Protocol):
+    """What lies beyond the pod: mail domains with DANE, and somebody on the way to one of them."""
+
+    @property
+    def log(self) -> Log:
+        """Of the mail server of all these domains. Its lines name the domain that was connected to."""
+
+    @property
+    def stranger_log(self) -> Log:
+        """What somebody between Postern and STRIPPED's host hears ("> ...") and changes."""
+
+    def submit(self, port: int, *recipients: str) -> str:
+        """A program in the pod sends a message to that door; each answer that it hears, a line each."""
+
+    def delivered(self, recipient: str, *, times: int = 1) -> re.Match[str]:
+        """The mail server's line on the message of that number for a recipient; group 1 is its queue ID."""
+
+    def publish(self, domain: str, *tlsa: str) -> None:
+        """Other TLSA records; without any, the right one."""
 
 
 class Ground(Protocol):
+    relays: bool  # whether there is an outbound half
     balancer: str  # how sentences name it
     server: str
     balancer_address: str  # where its connections come from
@@ -77,8 +106,16 @@ class Ground(Protocol):
     def write_policy(self, text: str) -> None:
         """Replaces the file, at once and whole."""
 
+    def check(self, domain: str) -> str:
+        """What `postern-sidecar check` says of a domain, where `relays` is true."""
 
-def policy(*, required: str, sidecar_port: int, backend_port: int, address: str = "") -> str:
+    @property
+    def beyond(self) -> Beyond:
+        """Where `relays` is true."""
+
+
+def policy(*, required: str, sidecar_port: int, backend_port: int, address: str = "", outbound: str = "") -> str:
+    """`outbound`: that section's lines. Rules may be added at the end."""
     listen = f"    address: {address}\n" if address else ""
     return f"""\
 apiVersion: postern.dev/v1alpha1
@@ -86,7 +123,7 @@ kind: MailProxyPolicy
 metadata: {{name: edge, namespace: mail}}
 spec:
   hostname: mail.example.org
-  inbound:
+{outbound}  inbound:
   - name: smtp
 {listen}    port: {sidecar_port}
     backend: {{port: {backend_port}, handover: ProxyV2}}

@@ -1,4 +1,4 @@
-"""Which of the sidecar's inbound metrics moved between two looks at /metrics, and by how much.
+"""Which of the sidecar's metrics of mail moved between two looks at /metrics, and by how much.
 
 Histogram buckets and sums are left out, and so are the labels `listener` and `handover`: the demo has one of each.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_SAMPLE = re.compile(r"^(postern_inbound_\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+_SAMPLE = re.compile(r"^(postern_(?:inbound|outbound|dane|dns)_\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 _THE_SAME = ("listener", "handover")
 _LEFT_OUT = ("_bucket", "_sum", "_created")
@@ -40,7 +40,7 @@ class Moved:
 
 
 def samples(text: str) -> dict[Sample, int]:
-    """The inbound samples of a text in Prometheus' format; all of them are whole numbers."""
+    """The samples of a text in Prometheus' format; all of them are whole numbers."""
     found: dict[Sample, int] = {}
     for name, labels, value in _SAMPLE.findall(text):
         if not name.endswith(_LEFT_OUT):

@@ -37,7 +37,7 @@ class Page:
             return cls(stream)
         width = max(NARROWEST, min(WIDEST, shutil.get_terminal_size().columns))
         colour = not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-        return cls(stream, width=width, colour=colour, pace=0.5)
+        return cls(stream, width=width, colour=colour, pace=0.4)
 
     def pause(self, beats: float = 1.0) -> None:
         if self._pace:

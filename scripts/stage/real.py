@@ -1,4 +1,5 @@
-"""The real ground: HAProxy and Postfix from Debian's packages, unpacked and never installed, in network namespaces.
+"""The real ground: HAProxy, Postfix, NSD and Unbound from Debian's packages, unpacked and never installed, in network
+namespaces.
 
 The laboratory of the tests does all of it. Needs root, the unpacked packages, and a kernel that lets us make
 namespaces: `why_not` says what is missing.
@@ -10,6 +11,7 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
+from scripts.stage.beyond import Destinations
 from scripts.stage.ground import CLIENT, PATIENCE, Part, policy
 
 from lab import trees
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from lab.program import Log, Process
     from lab.servers.sidecar import Sidecar
 
-TREES = ("haproxy", "iproute2", "openssl", "postfix")  # what `make demo` unpacks
+TREES = ("haproxy", "iproute2", "nsd", "openssl", "postfix", "unbound")  # what `make demo` unpacks
 CHECK = "  option smtpchk EHLO lb.example.net\n  option log-health-checks"
 UNGUARDED = 2626  # Postfix as it would stand there without Postern
 
@@ -56,6 +58,7 @@ def why_not() -> str | None:
 
 
 class Real:
+    relays = True
     balancer = "HAProxy"
     server = "Postfix"
     balancer_address = BALANCER
@@ -70,19 +73,29 @@ class Real:
     )
 
     def __init__(self) -> None:
-        self.policy = policy(required="10.0.3.0/24", sidecar_port=25, backend_port=2525)
+        self.policy = ""
         self._lab = Lab()
+        self._beyond: Destinations
         self._postfix: MailServer
         self._sidecar: Sidecar
         self._haproxy: Process
 
     def start(self) -> Iterator[Part]:
         lab = self._lab
+        self._beyond = Destinations(lab)
+        yield Part(f"Postfix {_version('postfix')}", "198.51.100.25:25", "TLS, for four mail domains", outbound=True)
+        yield Part(f"NSD {_version('nsd')}", "192.0.2.53:53", "the root, .example and these, signed", outbound=True)
         lab.nameserver({CLIENT: "client.example.net", BALANCER: "lb.example.net"})
         behind = service(2525, smtpd_upstream_proxy_protocol="haproxy")
         self._postfix = lab.postfix(master=behind + service(UNGUARDED, POD))
         yield Part(f"Postfix {_version('postfix')}", "127.0.0.1:2525", "smtpd_upstream_proxy_protocol=haproxy")
+        self.policy = policy(
+            required="10.0.3.0/24", sidecar_port=25, backend_port=2525, outbound=self._beyond.section()
+        )
         self._sidecar = lab.sidecar(text=self.policy)
+        self.sidecar_log.wait_for(" dns .*self-test passed", timeout=PATIENCE)
+        yield Part(f"Unbound {_version('unbound')}", "127.0.0.1", "the sidecar's own, validates", outbound=True)
+        yield Part(f"postern-sidecar {VERSION}", "127.0.0.1:11025", "SMTP; LMTP on 11024", outbound=True)
         yield Part(f"postern-sidecar {VERSION}", f"{POD}:25", "the policy below")
         self._haproxy = lab.haproxy(
             Forward(bind=(BALANCER, 25), to=(POD, 25), send="v2", check=True, settings=CHECK),
@@ -125,6 +138,15 @@ class Real:
 
     def write_policy(self, text: str) -> None:
         self._sidecar.write_text(text)
+
+    def check(self, domain: str) -> str:
+        options = ["--config", str(self._sidecar.config)]
+        ascii_only = {"PYTHONIOENCODING": "ascii"}
+        return str(self._sidecar.command("check", *options, domain, check=False, env=ascii_only).log)
+
+    @property
+    def beyond(self) -> Destinations:
+        return self._beyond
 
 
 def _version(name: str) -> str:

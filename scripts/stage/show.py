@@ -13,7 +13,8 @@ import time
 from typing import TYPE_CHECKING
 
 from scripts.stage import real
-from scripts.stage.acts import Act, NotHeld, Stage, acts
+from scripts.stage.act import Act, NotHeld, Stage
+from scripts.stage.acts import acts
 from scripts.stage.ground import CLIENT
 from scripts.stage.interrupts import Interrupts
 from scripts.stage.movement import samples
@@ -26,7 +27,7 @@ from lab.trees import TreeMissingError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scripts.stage.ground import Ground
+    from scripts.stage.ground import Ground, Part
 
 NOT_HELD = 1
 INTERRUPTED = 130  # what a shell says of a process that ended by SIGINT
@@ -37,7 +38,7 @@ KEPT = 18  # and for the labels of the summary
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="real mail through postern-sidecar, with evidence")
-    parser.add_argument("--stand-ins", action="store_true", help="do without HAProxy and Postfix, also where they are")
+    parser.add_argument("--stand-ins", action="store_true", help="do without the real programs, also where they are")
     chosen = parser.parse_args(arguments)
     page = Page.on(sys.stdout, os.environ)
     interrupts = Interrupts()
@@ -100,19 +101,27 @@ def show(page: Page, interrupts: Interrupts, ground: Ground, programme: Sequence
 
 def introduce(page: Page, interrupts: Interrupts, ground: Ground) -> None:
     """Starts the programs one by one; an interruption waits until the next is up."""
-    page.title("Postern: the real client, in front of your mail server")
+    page.title("Postern: the real client in front of your mail server, and DANE behind it")
     page.blank()
     parts = []
     for part in ground.start():
         with interrupts.allowed():
             parts.append(part)
     with interrupts.allowed():
-        page.row("a client", CLIENT, "sends mail", widths=CAST)
-        for part in reversed(parts):  # the way of the mail; they started the other way round
-            page.row(f"-> {part.name}", part.where, part.does, widths=CAST)
+        chain(page, "a client", CLIENT, [part for part in parts if not part.outbound])
+        if ground.relays:
+            page.blank()
+            chain(page, "a program in the pod", "127.0.0.1", [part for part in parts if part.outbound])
         for note in ground.notes:
             page.blank()
             page.paragraph(note)
+
+
+def chain(page: Page, who: str, where: str, parts: Sequence[Part]) -> None:
+    """The way of the mail; the parts started the other way round."""
+    page.row(who, where, "sends mail", widths=CAST)
+    for part in reversed(parts):
+        page.row(f"-> {part.name}", part.where, part.does, widths=CAST)
 
 
 def play(stage: Stage, number: int, act: Act) -> bool:

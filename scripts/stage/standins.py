@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from scripts.stage import leash, mailserver
 from scripts.stage.balancer import Balancer
-from scripts.stage.ground import PATIENCE, Part, policy
+from scripts.stage.ground import PATIENCE, Beyond, Part, policy
 
 from lab.conversation import Conversation
 from lab.program import Log
@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class StandIns:
+    relays = False
     balancer = "the balancer"
     server = "aiosmtpd"
     balancer_address = "127.0.0.1"
@@ -52,6 +53,10 @@ class StandIns:
                 "All of it is on loopback and free ports, so who the clients are is the balancer's word: it claims "
                 "192.0.2.10 and others, which are kept for documentation. As root on Debian, `make demo` runs the real "
                 "HAProxy and Postfix."
+            ),
+            (
+                "And there is no outbound half: DANE needs a signed DNS and a resolver that validates it, for which "
+                "there is no honest stand-in. As root on Debian these are NSD, Unbound, and Postfix as the destination."
             ),
         )
         self.folder = Path(tempfile.mkdtemp(prefix="postern-demo-"))
@@ -125,6 +130,13 @@ class StandIns:
         new = self._file.with_suffix(".new")
         new.write_text(text)
         new.replace(self._file)
+
+    def check(self, domain: str) -> str:
+        raise NotImplementedError(f"nothing is known about {domain} here")
+
+    @property
+    def beyond(self) -> Beyond:
+        raise NotImplementedError("there is no outbound half here")
 
     def _mailbox(self) -> str:
         folder = self.folder / "mail"

@@ -3,6 +3,7 @@ with Unbound where its policy has an outbound section when it starts."""
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import itertools
 import json
@@ -87,9 +88,13 @@ class Sidecar:
         new.write_text(text)
         new.replace(self.config)
 
-    def command(self, *arguments: str, timeout: float = PATIENCE, check: bool = True) -> Process:
+    def command(
+        self, *arguments: str, timeout: float = PATIENCE, check: bool = True, env: Mapping[str, str] | None = None
+    ) -> Process:
         """Another subcommand, beside the running sidecar: `command("drain", "--state-dir", str(state))`."""
-        return self._lab.run(self._program(arguments), timeout=timeout, check=check)
+        program = self._program(arguments)
+        program = dataclasses.replace(program, env={**program.env, **(env or {})})
+        return self._lab.run(program, timeout=timeout, check=check)
 
     def get(self, path: str, *, timeout: float = PATIENCE) -> Answer:
         connection = http.client.HTTPConnection(*ADMIN)
