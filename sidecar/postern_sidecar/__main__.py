@@ -246,11 +246,7 @@ def _target(text: str) -> Domain | Address:
     try:
         return parsed(text)
     except ValueError as problem:
-        raise argparse.ArgumentTypeError(f"{text!r} {_said(problem)}") from None
-
-
-def _said(problem: ValueError) -> str:
-    return str(problem) if str(problem).startswith("is ") else "is not a domain name"  # the idna library's own words
+        raise argparse.ArgumentTypeError(f"{text!r} {problem}") from None
 
 
 def _owner(text: str) -> Domain:

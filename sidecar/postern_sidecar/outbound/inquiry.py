@@ -252,10 +252,15 @@ def parsed(text: str) -> Domain | Address:
     """What a person writes: a domain, an address literal, or a mail address, whose domain counts. Raises ValueError."""
     where = text.rpartition("@")[2]
     try:
-        address = ip_address(where)
+        bare = ip_address(where)
     except ValueError:
+        bare = None
+    if bare is not None:
+        raise ValueError(f"is an address without its brackets; write {written(bare)}")
+    try:
         return next_hop_of(where.encode())
-    raise ValueError(f"is an address without its brackets; write {written(address)}")
+    except ValueError:
+        raise ValueError("is neither a domain name nor an address literal") from None
 
 
 def written(target: Domain | Address) -> str:
