@@ -41,14 +41,13 @@ class Destinations:
     def section(self) -> str:
         """`spec.outbound`, for the policy."""
         dns = self._domains.dns
-        (anchor,), (hint,), test = dns["trustAnchors"], dns["rootHints"], dns["selfTest"]
+        (anchor,), (hint,) = dns["trustAnchors"], dns["rootHints"]
         return f"""\
   outbound:
     dns:                        # the demo's own root; without this section it is the internet's
       trustAnchors:
       - {anchor}
       rootHints: [{{name: {hint["name"]}, addresses: [{", ".join(hint["addresses"])}]}}]
-      selfTest: {{secure: ".", bogus: {test["bogus"]}}}
 """
 
     @property

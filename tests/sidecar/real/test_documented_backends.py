@@ -13,7 +13,7 @@ import pytest
 from lab.namespaces import BALANCER, BALANCER6, POD, POD6
 from lab.servers import dovecot, postfix
 from lab.servers.balancers import Forward
-from lab.snippets import all_snippets, snippet
+from lab.snippets import BACKENDS, all_snippets, snippet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,4 +117,4 @@ def test_every_snippet_of_the_page_is_run_here() -> None:
     run = {"transparent-rules", "dovecot-2.3", "dovecot-2.4", "dovecot-policy"}
     for case in SERVERS:
         run |= {case.settings, case.policy or f"{case.settings}-policy"}
-    assert set(all_snippets()) == run
+    assert set(all_snippets(BACKENDS)) == run

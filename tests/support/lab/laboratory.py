@@ -64,9 +64,10 @@ class Lab(Namespaces):
         by path."""
         return postfix.start(self, {**self._etc, **(files or {})}, master=master, main=main, host=host)
 
-    def exim(self, *, main: str, host: str = "pod") -> MailServer:
-        """`main`: options for the main section, `local_interfaces` among them."""
-        return exim.start(self, self._etc, main=main, host=host)
+    def exim(self, *, main: str, routers: str = "", transports: str = "", host: str = "pod") -> MailServer:
+        """`main`: options for the main section, `local_interfaces` among them. `routers`, if there are any, come before
+        the box's, and 127.0.0.1 may relay then."""
+        return exim.start(self, self._etc, main=main, routers=routers, transports=transports, host=host)
 
     def opensmtpd(self, *, listen: str, port: int = 2525, host: str = "pod") -> MailServer:
         """`listen`: lines of smtpd.conf, on `port`."""
@@ -95,11 +96,14 @@ class Lab(Namespaces):
         text: str | None = None,
         arguments: Sequence[str] = (),
         net_raw: bool = False,
+        internet: World | None = None,
         wait: bool = True,
     ) -> Sidecar:
-        """A sidecar with a policy of this `spec`, or with this file (`text`); `net_raw` is for Transparent."""
+        """A sidecar with a policy of this `spec`, or with this file (`text`); `net_raw` is for Transparent. `internet`:
+        the world whose root is the one that its system knows; without it, the real one, which is out of reach."""
         filename = "policy.json" if text is None else "policy.yaml"
-        sidecar = Sidecar(self, self._etc, filename=filename, arguments=arguments, net_raw=net_raw)
+        system = [] if internet is None else [unbound.root_files(internet, self.folder / "internet")]
+        sidecar = Sidecar(self, self._etc, filename=filename, arguments=arguments, net_raw=net_raw, system=system)
         if text is not None:
             sidecar.write_text(text)
         else:

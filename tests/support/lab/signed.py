@@ -1,7 +1,7 @@
 """Mail domains with DANE where nothing is our own but the relay: signed zones at NSD, mailboxes at one Postfix.
 
     domains = SignedDomains(lab, [Domain("one.example", "198.51.100.25"), Domain("two.example", "198.51.100.26", 2)])
-    lab.sidecar({"outbound": {"dns": domains.dns}})
+    lab.sidecar({"outbound": {"dns": domains.dns}})    # or {"outbound": {}}, internet=domains.world
     ...
     domains.delivered("anna@one.example")
 
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from certificates import Certified, issue
 
 from .servers import postfix
+from .signing import Signatures
 from .world import World
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from .laboratory import Lab
 
-BROKEN = "bogus.example"  # what the self-test needs to see fail
+BROKEN = "dnssec-failed.org"  # what the self-test needs to see fail, by default
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ class SignedDomains:
     def __init__(self, lab: Lab, domains: Iterable[Domain]) -> None:
         self._domains = {domain.name: domain for domain in domains}
         self.world = World()
-        self.world.zone(BROKEN)
-        self.world.spoil(BROKEN, "SOA")
+        self.world.zone(BROKEN, signatures=Signatures.WRONG)
         for domain in self._domains.values():
             self._add(domain)
         self.names = lab.nsd(self.world)
@@ -81,7 +81,7 @@ class SignedDomains:
     @property
     def dns(self) -> dict[str, Any]:
         """`spec.outbound.dns` for the embedded resolver."""
-        return self.world.embedded(secure=".", bogus=BROKEN)
+        return self.world.embedded()
 
     def publish(self, name: str, *tlsa: str) -> None:
         """Other TLSA records for a domain's host; without any, the right one."""

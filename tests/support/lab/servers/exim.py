@@ -1,4 +1,5 @@
-"""Exim (Debian's heavy build, the one with PROXY support) in the laboratory; the caller brings main options."""
+"""Exim (Debian's heavy build, the one with PROXY support and DANE) in the laboratory; the caller brings main options,
+and for mail to elsewhere a router and a transport."""
 
 from __future__ import annotations
 
@@ -26,14 +27,17 @@ AFTER = """\
 begin acl
 recipient:
   accept domains = +local_domains
+  accept hosts = {relayed}
   deny   message = relay not permitted
 
 begin routers
+{routers}
 box:
   driver = accept
   transport = box
 
 begin transports
+{transports}
 box:
   driver = appendfile
   maildir_format
@@ -49,7 +53,10 @@ exec exim4 -bdf
 """
 
 
-def start(lab: Namespaces, etc: Mapping[str, str], *, main: str, host: str) -> MailServer:
+def start(
+    lab: Namespaces, etc: Mapping[str, str], *, main: str, routers: str, transports: str, host: str
+) -> MailServer:
+    after = AFTER.format(routers=routers, transports=transports, relayed="127.0.0.1" if routers else ":")
     program = Program(
         argv=["sh", "-c", COMMAND],
         host=host,
@@ -61,7 +68,7 @@ def start(lab: Namespaces, etc: Mapping[str, str], *, main: str, host: str) -> M
             ("/var/log/exim4", "Debian-exim", 0o755),
             ("/var/mail/box", "box", 0o700),
         ],
-        files={**etc, "/etc/exim4/exim4.conf": BEFORE + main + AFTER},
+        files={**etc, "/etc/exim4/exim4.conf": BEFORE + main + after},
     )
     process = lab.start(program, "exim")
     process.log.wait_for(r"daemon started: .* listening for SMTP")

@@ -55,9 +55,17 @@ class Sidecar:
     """A running sidecar, its configuration file and its admin port."""
 
     def __init__(
-        self, lab: Namespaces, etc: Mapping[str, str], *, filename: str, arguments: Sequence[str], net_raw: bool
+        self,
+        lab: Namespaces,
+        etc: Mapping[str, str],
+        *,
+        filename: str,
+        arguments: Sequence[str],
+        net_raw: bool,
+        system: Sequence[Path],
     ) -> None:
         self._lab = lab
+        self._system = system
         self._etc = etc
         self._capabilities = [NET_RAW] if net_raw else []
         self._folder = lab.folder / f"sidecar-{next(_numbers)}"
@@ -121,7 +129,7 @@ class Sidecar:
     def _program(self, arguments: Sequence[str]) -> Program:
         return Program(
             argv=[sys.executable, "-m", "postern_sidecar", *arguments],
-            trees=[trees.tree("unbound")] if self._relays() else [],
+            trees=[*self._system, *([trees.tree("unbound")] if self._relays() else [])],
             files=self._etc,
             env={"PYTHONPATH": str(SOURCES), "PYTHONUNBUFFERED": "", "HOME": os.environ.get("HOME", "/")},
             capabilities=self._capabilities,

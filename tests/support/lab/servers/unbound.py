@@ -12,6 +12,7 @@ from ..program import Program
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from ..namespaces import Namespaces
     from ..program import Process
@@ -54,10 +55,7 @@ remote-control:
 def start(
     lab: Namespaces, etc: Mapping[str, str], world: World, *, extra: str, port: int, host: str, anchor: bool
 ) -> Process:
-    hints = "".join(
-        f". 3600 IN NS {hint['name']}.\n" + "".join(f"{hint['name']}. 3600 IN A {a}\n" for a in hint["addresses"])
-        for hint in world.root_hints
-    )
+    hints = _hints(world)
     settings = SETTINGS.format(address=ADDRESS, port=port, anchor=world.trust_anchor, extra=extra)
     if not anchor:
         settings = settings.replace("    trust-anchor:", "    # trust-anchor:")
@@ -70,3 +68,19 @@ def start(
     process = lab.start(program, "unbound")
     process.log.wait_for(r"info: start of service")
     return process
+
+
+def root_files(world: World, tree: Path) -> Path:
+    """A tree with what dns-root-data has of the internet's root, of this world's: to be laid over that."""
+    folder = tree / "usr/share/dns"
+    folder.mkdir(parents=True)
+    (folder / "root.key").write_text(f"{world.trust_anchor}\n")
+    (folder / "root.hints").write_text(_hints(world))
+    return tree
+
+
+def _hints(world: World) -> str:
+    return "".join(
+        f". 3600 IN NS {hint['name']}.\n" + "".join(f"{hint['name']}. 3600 IN A {a}\n" for a in hint["addresses"])
+        for hint in world.root_hints
+    )
