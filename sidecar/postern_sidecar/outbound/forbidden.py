@@ -12,16 +12,20 @@ prefixes (RFC 8215) cannot be recognised. Raises nothing.
 
 from __future__ import annotations
 
+import functools
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, Final
 
 from postern_sidecar.names import unmapped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from postern_sidecar.config.model import Outbound
     from postern_sidecar.config.scalars import Network
     from postern_sidecar.names import Address, IPNetwork
 
+KNOWN: Final = 1024
 _THIS_HOST: Final = IPv4Network("0.0.0.0/8")  # RFC 1122 3.2.1.3; Linux takes 0.0.0.0 for itself
 _BROADCAST: Final = IPv4Address("255.255.255.255")
 _COMPATIBLE: Final = IPv6Network("::/96")
@@ -29,18 +33,19 @@ _NAT64: Final = IPv6Network("64:ff9b::/96")
 
 
 class Forbidden:
-    """`why` of an address."""
+    """`why` of an address: None, if it may be dialled, else what it is, for logs and `check`. The last answers, KNOWN
+    at most, are kept."""
 
-    __slots__ = ("_allowed", "_own", "_own_networks")
+    __slots__ = ("_allowed", "_own", "_own_networks", "why")
 
     def __init__(self, outbound: Outbound, own: frozenset[Address] = frozenset()) -> None:
         """`own`: the pod's addresses."""
         self._own = frozenset(map(unmapped, own))
         self._own_networks = _networks(outbound.own_addresses)
         self._allowed = _networks(outbound.allow_addresses)
+        self.why: Callable[[Address], str | None] = functools.lru_cache(maxsize=KNOWN)(self._why)
 
-    def why(self, address: Address) -> str | None:
-        """None: it may be dialled. Else what it is, for logs and `check`."""
+    def _why(self, address: Address) -> str | None:
         meanings = _meanings(address)
         if any(_among(meaning, self._allowed) for meaning in meanings):
             return None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from postern_sidecar.config.model import Outbound
-from postern_sidecar.outbound.forbidden import Forbidden
+from postern_sidecar.outbound.forbidden import KNOWN, Forbidden
+
+if TYPE_CHECKING:
+    from postern_sidecar.names import Address
 
 POD = frozenset(map(ip_address, ["10.0.9.12", "2001:db8::12", "::ffff:10.0.9.13"]))
 
@@ -86,3 +89,13 @@ def test_addresses_that_the_policy_calls_own() -> None:
     assert it.why(ip_address("2001:db8:1::25")) == "own address"
     both = forbidden(ownAddresses=["203.0.113.0/29"], allowAddresses=["203.0.113.7"])
     assert both.why(ip_address("203.0.113.7")) is None
+
+
+def test_of_the_answers_only_the_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Address] = []
+    monkeypatch.setattr(Forbidden, "_why", lambda _, address: asked.append(address))
+    it = forbidden()
+    addresses = [ip_address(number) for number in range(KNOWN + 1)]
+    for address in (*addresses, addresses[-1], addresses[0]):
+        it.why(address)
+    assert asked == [*addresses, addresses[0]]
