@@ -72,6 +72,8 @@ def _explicit(domain: Domain, answer: Answer, own: Sequence[Pattern]) -> NextHop
 
 def _host(exchange: Domain) -> Domain | Address:
     """Row 6. An address is no name of a host (RFC 1035 3.3.9), but some publish one, and everybody delivers."""
+    if not exchange[-1].isdigit():
+        return exchange  # as nearly all are: a name has no colon
     try:
         return unmapped(ip_address(exchange))
     except ValueError:

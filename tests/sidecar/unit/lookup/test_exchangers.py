@@ -100,6 +100,11 @@ def test_row_6_an_exchange_that_is_an_address() -> None:
     assert found == NextHop(DOMAIN, DOMAIN, True, (Exchanger(ip_address("192.0.2.1"), 10),))
 
 
+def test_row_6_an_exchange_that_ends_like_an_address() -> None:
+    found = hop(table("example.org MX 10 mx.192.0.2.1"))
+    assert found == NextHop(DOMAIN, DOMAIN, True, (Exchanger(domain("mx.192.0.2.1"), 10),))
+
+
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
 def test_row_6_an_address_literal_asks_nothing(address: str) -> None:
     literal = ip_address(address)
