@@ -12,10 +12,11 @@ vouches for would be a second, weaker way to the same host. With DANE unwanted a
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from postern_sidecar.answers import TLSA, Kind, Question, State
 from postern_sidecar.names import domain as domain_name
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from .asking import Asking
 
+
+KNOWN: Final = 1024  # names of TLSA records that are kept
 
 _STATE = {State.BOGUS: TLSAState.BOGUS, State.FAILED: TLSAState.FAILED}
 _FAULT = {State.BOGUS: Fault.BOGUS, State.FAILED: Fault.FAILED}
@@ -81,6 +84,7 @@ def _tlsa(known: HostFacts, candidates: list[Domain], port: int) -> Asking[HostF
     return replace(known, tlsa=TLSAState.NONE)
 
 
+@functools.lru_cache(maxsize=KNOWN)
 def tlsa_name(base: Domain, port: int) -> Domain | None:
     """RFC 6698 3. None: it would be too long to exist."""
     try:

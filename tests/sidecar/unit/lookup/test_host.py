@@ -8,7 +8,7 @@ import pytest
 
 from dns_table import Table, run, table
 from postern_sidecar.answers import TLSA, Kind, Question
-from postern_sidecar.lookup.host import host
+from postern_sidecar.lookup.host import KNOWN, host, tlsa_name
 from postern_sidecar.lookup.hosts import Fault, HostFacts, TLSAState
 from postern_sidecar.names import domain
 
@@ -283,3 +283,9 @@ def test_so_may_what_rests_on_an_alias() -> None:
     assert known(shorter)[0].tlsa_ttl == 340
     renewed = table(zone.replace(" 400 ", " 330 "))
     assert answered_twice(table(zone, insecure=["real.example"]), renewed)[0].tlsa_ttl == 330
+
+
+def test_of_the_names_of_tlsa_records_only_the_last_are_kept() -> None:
+    for number in range(KNOWN + 1):
+        tlsa_name(domain(f"mx{number}.example"), 25)
+    assert tlsa_name.cache_info().currsize == KNOWN
