@@ -126,6 +126,7 @@ class _Message:
     rcode: int
     aliases: dict[dns.name.Name, tuple[dns.name.Name, int]] = field(default_factory=dict)
     wanted: dict[dns.name.Name, list[tuple[Record | None, int]]] = field(default_factory=dict)
+    followed: set[dns.name.Name] = field(default_factory=set)  # aliases on the way from the question's name
     renamed: set[dns.name.Name] = field(default_factory=set)  # owners of DNAMEs
     denial: int = 0  # seconds that an absence may be kept (RFC 2308 5)
     error: tuple[int, str] | None = None  # RFC 8914
@@ -172,6 +173,8 @@ class _Message:
         found = self.wanted.get(name, [])
         owner = _domain(name)
         if not found:
+            if self.wanted or any(alias not in self.followed for alias in self.aliases):
+                raise _MalformedError("records of other names")  # they say nothing of this one, not even its absence
             if any(name.is_subdomain(renamed) for renamed in self.renamed):
                 raise _MalformedError("DNAME without its CNAME")
             return Answer(
@@ -202,6 +205,7 @@ class _Message:
         for _ in range(ALIASES + 1):
             if name in self.wanted or name not in self.aliases:
                 return name, ttl
+            self.followed.add(name)
             name, seconds = self.aliases[name]
             ttl = min(ttl, seconds)
         raise _MalformedError(f"more than {ALIASES} aliases")

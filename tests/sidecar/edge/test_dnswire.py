@@ -207,6 +207,9 @@ def test_the_same_record_twice_is_one() -> None:
         (["mx.example.org. 60 IN CNAME a.example.", "mx.example.org. 60 IN CNAME b.example."], "two aliases"),
         (["example.org. 60 IN DNAME example.net."], "DNAME without its CNAME"),
         (["mx.example.org. 60 IN CNAME a\\032b.example."], "malformed"),
+        (["other.example.org. 60 IN A 192.0.2.66"], "records of other names"),
+        (["other.example.org. 60 IN CNAME mx.example.org."], "records of other names"),
+        ([*ALIAS, "a.wild.example.net. 60 IN A 192.0.2.66"], "records of other names"),
     ],
 )
 def test_what_cannot_be_followed(answer: list[str], detail: str) -> None:
