@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -137,3 +139,22 @@ def test_tlsa_verify(dane_lab: DaneLab) -> None:
     process = run(dane_lab, "tlsa", "--verify", "implicit-mx-mismatch.secure.example")
     assert process.status == 1
     assert process.log.matches(r"^198\.51\.100\.\d+: error: mismatch: ")
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "check.md").read_text()
+EXAMPLES = re.findall(r"<!-- example: ([^\n]+) -->\n```\n(.*?)```\n", PAGE, re.DOTALL)
+
+
+def comparable(text: str) -> str:
+    """Keys are made anew for each laboratory, and its addresses are given out by the order of the cases."""
+    return re.sub(r"198\.51\.100\.\d+", "ADDRESS", re.sub(r"\b[0-9a-f]{16,}\b", "DIGEST", text))
+
+
+@pytest.mark.parametrize(("command", "output"), EXAMPLES)
+def test_what_the_page_shows_is_what_it_prints(dane_lab: DaneLab, command: str, output: str) -> None:
+    process = run(dane_lab, *command.split())
+    assert comparable("".join(f"{line}\n" for line in process.log.lines)) == comparable(output)
+
+
+def test_the_page_shows_both_commands() -> None:
+    assert [command.split()[0] for command, _ in EXAMPLES] == ["check", "tlsa"]
