@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -24,7 +25,8 @@ from next_hop import LEAF, ROOT, Peer, next_hop, server_tls
 from postern_sidecar.__main__ import main
 from postern_sidecar.dane.zonefile import record
 from postern_sidecar.edge import inquiring, tlsa, unbound
-from postern_sidecar.edge.check import style_of
+from postern_sidecar.edge.check import AT_ONCE, style_of
+from postern_sidecar.names import endpoint
 from postern_sidecar.outbound.tree import Style
 from scripted_dns import Reply, nobody, serving
 
@@ -122,15 +124,16 @@ class TestCheck:
     async def test_reports_come_in_the_order_of_the_command_line(self, tmp_path: Path) -> None:
         zone: dict[Key, Reply] = {
             **PROVED,
-            ("slow.example.", "MX"): Reply(["0 ."], delay=0.3),
-            ("fast.example.", "MX"): Reply(["0 ."]),
+            ("slow.example.", "MX"): Reply(["0 ."], delay=0.9),
+            **{(f"n{number}.example.", "MX"): Reply(["0 ."], delay=0.3) for number in range(40)},
         }
         async with serving(zone) as server:
             file = policy(tmp_path, spec(server.endpoint))
-            names = ["slow.example", *(f"none{number}.example" for number in range(40)), "fast.example"]
+            names = ["slow.example", *(f"n{number}.example" for number in range(40))]
             ended = await run("check", "--json", "--config", file, *names)
         assert [report["domain"] for report in ended.reports] == names
         assert ended.status == 1
+        assert server.most == AT_ONCE
         assert {report["outcome"] for report in ended.reports} == {"bounce"}
 
     async def test_no_connect(self, tmp_path: Path) -> None:
@@ -158,6 +161,36 @@ class TestCheck:
             ended = await run("check", "--json", "--config", policy(tmp_path, spec(server.endpoint)), "a.example")
         assert ended.reports[0]["reason"] == "null_mx"
         assert "nobody could say whether a forged answer would fail" in ended.err
+
+    async def test_nobody_reads_to_the_end(self, tmp_path: Path) -> None:
+        """`check ... | head -1`"""
+        reading, writing = os.pipe()
+        os.close(reading)
+        async with serving({**PROVED, ("a.example.", "MX"): Reply(["0 ."])}) as server:
+            file = policy(tmp_path, spec(server.endpoint))
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "postern_sidecar", "check", "--config", file, "a.example"),
+                stdout=writing,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": str(SIDECAR)},
+            )
+            os.close(writing)
+            _, err = await asyncio.wait_for(process.communicate(), 60)
+        assert (process.returncode, err) == (128 + signal.SIGPIPE, b"")
+
+    def test_a_resolver_that_never_answers_is_not_waited_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(inquiring, "PROVED", 0.1)
+        with socket.socket(type=socket.SOCK_DGRAM) as silent:
+            silent.bind(("127.0.0.1", 0))
+            file = policy(tmp_path, spec(endpoint(silent.getsockname())))
+            assert main(["check", "--json", "--config", file, "a.example"]) == 1
+        report = json.loads(capsys.readouterr().out)
+        assert (report["reason"], report["detail"]) == (
+            "dns_selftest",
+            "the resolver has not passed its self-test yet",
+        )
 
     async def test_a_password_that_cannot_be_read(self, tmp_path: Path) -> None:
         async with serving(published(587)) as server:

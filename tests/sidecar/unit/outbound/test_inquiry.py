@@ -18,7 +18,7 @@ from postern_sidecar.config.model import Auth, Dane, Digest, Outbound, Route
 from postern_sidecar.config.scalars import HostPort, Network, Pattern
 from postern_sidecar.names import Domain, domain
 from postern_sidecar.outbound import inquiry
-from postern_sidecar.outbound.commands import Lost
+from postern_sidecar.outbound.commands import Dial, Lost
 from postern_sidecar.outbound.inquiry import parsed, written
 from postern_sidecar.outbound.plan import Level
 from postern_sidecar.outbound.report import Contact, Outcome, RecordReport, plain
@@ -228,6 +228,22 @@ class TestBounds:
         assert len(scene.dialled) == 1 + inquiry.MORE
         assert len(report.hosts[0].addresses) == inquiry.SHOWN
         assert report.hosts[0].addresses[-1].contact is Contact.NOT_TRIED
+
+    def test_the_time_of_a_delivery_and_as_much_for_the_rest(self) -> None:
+        """Hosts that let one wait: the delivery gives up in mid-way, and so does curiosity."""
+        zone = "example.org MX 1 mx.example.net\n" + "".join(f"mx.example.net A 192.0.2.{n}\n" for n in range(1, 10))
+        scene = world(zone, hosts={ip_address(f"192.0.2.{n}"): Host(port=None) for n in range(1, 10)})
+        now, performed = [0.0], scene._performed
+
+        def slowly(command: Any) -> object:
+            now[0] += 50.0 if isinstance(command, Dial) else 0.0
+            return performed(command)
+
+        scene._performed = slowly  # type: ignore[method-assign]
+        around = replace(scene.around, world=replace(scene.around.world, monotonic=lambda: now[0]))
+        report = scene.perform(inquiry.inquire(around, DOMAIN))
+        assert (report.outcome, len(scene.dialled)) == (Outcome.DEFER, 3 + 3)
+        assert [each.contact for each in report.hosts[0].addresses] == [Contact.FAILED] * 6 + [Contact.NOT_TRIED] * 3
 
     def test_hosts_behind_ourselves_are_not_looked_at(self) -> None:
         scene = world()
