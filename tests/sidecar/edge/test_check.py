@@ -23,9 +23,12 @@ import pytest
 from certificates import EXPIRED, issue, pem_chain
 from next_hop import LEAF, ROOT, Peer, next_hop, server_tls
 from postern_sidecar.__main__ import main
+from postern_sidecar.config.model import Outbound
 from postern_sidecar.dane.zonefile import record
 from postern_sidecar.edge import inquiring, tlsa, unbound
+from postern_sidecar.edge.addresses import own_addresses
 from postern_sidecar.edge.check import AT_ONCE, style_of
+from postern_sidecar.edge.hostname import system_hostname
 from postern_sidecar.names import endpoint
 from postern_sidecar.outbound.tree import Style
 from scripted_dns import Reply, nobody, serving
@@ -460,7 +463,10 @@ class TestVerify:
         assert "nothing that DNS says can be believed: self-test failed" in ended.err
 
 
-def test_the_defaults_are_a_policy_s() -> None:
+def test_without_a_policy_the_defaults_hold_and_own_addresses_are_known_always(tmp_path: Path) -> None:
     chosen = inquiring.settings(None)
-    assert chosen.outbound == type(chosen.outbound)()
-    assert chosen.own
+    assert chosen.outbound == Outbound()
+    assert chosen.hostname == system_hostname()
+    read = inquiring.settings(Path(policy(tmp_path, spec(nobody()))))
+    assert read.hostname == "mail.example.net"
+    assert chosen.own == read.own == own_addresses() != frozenset()

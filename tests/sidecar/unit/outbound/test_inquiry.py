@@ -107,6 +107,7 @@ def test_in_clear_and_why() -> None:
     assert address.detail == "in clear: tls_failed no shared cipher"
     report = world("example.org A 192.0.2.1", hosts={FIRST: Host(keywords=())}).check(DOMAIN)
     assert report.detail == "example.org has no secure TLSA records; in clear: STARTTLS is not announced"
+    assert report.level is Level.CLEAR
 
 
 def test_an_end_before_tls_has_no_cipher() -> None:
@@ -229,8 +230,9 @@ class TestBounds:
         assert len(report.hosts[0].addresses) == inquiry.SHOWN
         assert report.hosts[0].addresses[-1].contact is Contact.NOT_TRIED
 
-    def test_the_time_of_a_delivery_and_as_much_for_the_rest(self) -> None:
+    def test_the_time_of_a_delivery_and_some_for_the_rest(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Hosts that let one wait: the delivery gives up in mid-way, and so does curiosity."""
+        monkeypatch.setattr(inquiry, "MORE_SECONDS", 100.0)
         zone = "example.org MX 1 mx.example.net\n" + "".join(f"mx.example.net A 192.0.2.{n}\n" for n in range(1, 10))
         scene = world(zone, hosts={ip_address(f"192.0.2.{n}"): Host(port=None) for n in range(1, 10)})
         now, performed = [0.0], scene._performed
@@ -242,8 +244,8 @@ class TestBounds:
         scene._performed = slowly  # type: ignore[method-assign]
         around = replace(scene.around, world=replace(scene.around.world, monotonic=lambda: now[0]))
         report = scene.perform(inquiry.inquire(around, DOMAIN))
-        assert (report.outcome, len(scene.dialled)) == (Outcome.DEFER, 3 + 3)
-        assert [each.contact for each in report.hosts[0].addresses] == [Contact.FAILED] * 6 + [Contact.NOT_TRIED] * 3
+        assert (report.outcome, len(scene.dialled)) == (Outcome.DEFER, 3 + 2)
+        assert [each.contact for each in report.hosts[0].addresses] == [Contact.FAILED] * 5 + [Contact.NOT_TRIED] * 4
 
     def test_hosts_behind_ourselves_are_not_looked_at(self) -> None:
         scene = world()

@@ -15,7 +15,7 @@ from postern_sidecar.config.model import Dane, Outbound
 from postern_sidecar.dane.zonefile import Severity
 from postern_sidecar.names import domain
 from postern_sidecar.outbound import published
-from postern_sidecar.outbound.commands import Drop, Lost
+from postern_sidecar.outbound.commands import Drop, Lost, Secure
 from postern_sidecar.outbound.published import findings, visit
 
 HOST = domain("mx.example.org")
@@ -121,7 +121,16 @@ class TestFile:
 def test_the_alias_of_a_host_has_its_records_where_it_leads() -> None:
     zone = f"mx.example.org CNAME real.example\nreal.example A 192.0.2.1\n_25._tcp.real.example TLSA {RECORD}"
     world = DeliveryWorld(table(zone), {V4: GOOD}, Outbound())
+    asked_for: list[str | None] = []
+    performed = world._performed
+
+    def noting(command: Any) -> object:
+        asked_for.extend([command.plan.sni] if isinstance(command, Secure) else [])
+        return performed(command)
+
+    world._performed = noting  # type: ignore[method-assign]
     found = world.perform(visit(world.around, HOST))
+    assert asked_for == ["real.example"]
     assert found.owner == "_25._tcp.real.example"
     (finding,) = (each for _, each in findings(found, (), "", Dane().digests, NOW))
     assert finding.severity is Severity.OK
