@@ -542,7 +542,7 @@ def test_mx_answers_that_are_none(arena: Arena, answer: Callable[[Message], byte
 def test_two_hundred_hosts_that_are_all_dead(arena: Arena, preference: str) -> None:
     """Ten addresses are tried, and then no more."""
     domain = f"many-{len(preference)}.example"
-    net = "203.0.113.{{n}}" if preference == "0" else "192.0.2.{n}"
+    net = "203.0.113.{n}" if preference == "0" else "192.0.2.{n}"
     arena.oracle.records[f"{domain}.", "MX"] = [f"{preference.format(n=n)} m{n}.{domain}." for n in range(200)]
     for n in range(200):
         arena.oracle.records[f"m{n}.{domain}.", "A"] = [net.format(n=n + 1)]
