@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import signal
 import socket
 import struct
 import threading
@@ -31,6 +32,7 @@ import dns.rdatatype
 from certificates import issue
 
 from .destinations import Behaviour, Identity
+from .servers.sidecar import STARTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -249,6 +251,13 @@ class Arena:
         test = {"secure": "secure.test", "bogus": "bogus.test"}
         resolver = {"resolver": "Servers", "servers": [f"{RESOLVER[0]}:{RESOLVER[1]}"], "selfTest": test}
         return {"dns": resolver, **self.spec, **fields}
+
+    def reload(self, **fields: Any) -> None:
+        """With more of `spec.outbound`, or other."""
+        loads = len(self.sidecar.log.matches(STARTED))
+        self.sidecar.write({"outbound": self.outbound(**fields)})
+        self.sidecar.process.signal(signal.SIGHUP)
+        self.sidecar.log.wait_for(STARTED, times=loads + 1)
 
     def publish(self, domain: str, *addresses: str) -> None:
         """Its mail servers, best first."""
