@@ -55,8 +55,9 @@ imports: venv ## import-linter: the layers, and no I/O below the edge
 bench: servers ## the same load through Postern and through what one would use instead (bench/README.md)
 	$(BIN)/python -m bench $(ARGS)
 
-fuzz: venv ## a million mutated headers through the PROXY parsers
+fuzz: venv ## a million mutated PROXY headers, and 20,000 chains and TLSA sets beside OpenSSL's own DANE code
 	$(BIN)/python bench/fuzz_proxyproto.py $(ARGS)
+	$(BIN)/python bench/fuzz_dane.py
 
 lock: venv ## write requirements/ from pyproject.toml; ARGS=--upgrade takes the newest releases
 	scripts/lock $(ARGS)
