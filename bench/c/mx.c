@@ -26,7 +26,9 @@ extern int SSL_set_fd(SSL *tls, int fd);
 extern int SSL_accept(SSL *tls);
 extern int SSL_read(SSL *tls, void *data, int size);
 extern int SSL_write(SSL *tls, const void *data, int size);
+extern int SSL_shutdown(SSL *tls);
 extern int SSL_get_error(const SSL *tls, int result);
+extern void ERR_clear_error(void);
 enum { PEM = 1, WANT_READ = 2, SET_READ_AHEAD = 41, SET_MIN_VERSION = 123, TLS_1_3 = 0x0304 };
 
 enum { LONGEST = 2048, ROOM = 8192, EVERY_MS = 20 };
@@ -157,10 +159,10 @@ static void serve(struct session *session)
             int result = SSL_accept(session->tls);
             if (result != 1 && SSL_get_error(session->tls, result) == WANT_READ)
                 return;
+            if (result != 1)
+                break;
             session->shaken = true;
-            session->over = result != 1;
-            handshakes += result == 1;
-            continue;
+            handshakes++;
         }
         if (session->tls) {
             got = SSL_read(session->tls, data, sizeof data);
@@ -178,8 +180,11 @@ static void serve(struct session *session)
         if (rate)
             pace((size_t)got);
     }
+    if (session->shaken)
+        SSL_shutdown(session->tls);
     if (session->tls)
         SSL_free(session->tls);
+    ERR_clear_error(); /* or the next session's SSL_get_error would read them */
     close(session->fd);
     free(session);
 }
