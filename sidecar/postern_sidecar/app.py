@@ -113,6 +113,7 @@ class Sidecar:
             next_id=lambda: f"c{next(ids):04x}",
             on_idle=self._look_whether_drained,
         )
+        self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # Start
@@ -258,7 +259,12 @@ class Sidecar:
         return listen(address, number, f"spec.inbound[name={inbound.name}].port")
 
     async def reload(self) -> None:
-        """Take the file as it is now, or refuse it whole and keep what runs."""
+        """Take the file as it is now, or refuse it whole and keep what runs. One at a time: the watch and SIGHUP may
+        both call."""
+        async with self._reloading:
+            await self._reload()
+
+    async def _reload(self) -> None:
         data = b""
         try:
             data = config.read(self.options.config)
