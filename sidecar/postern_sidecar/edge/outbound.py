@@ -74,28 +74,27 @@ class Outbound:
             settings, performer, self._leg_maker(settings), time.time, lambda: f"o{next(ids):04x}", self._log
         )
         self._doors: submission.Submission
-        self._retired: set[asyncio.Task[None]] = set()
+        self._ephemeral = False
+        self._pressed = False
+        self._retired: dict[asyncio.Task[None], submission.Submission] = {}  # their sessions end
 
     # Start and reload
 
     async def start(self, *, ephemeral: bool) -> None:
         """Raises BindError with nothing left behind."""
+        self._ephemeral = ephemeral
         self._doors = await submission.serve(self._relay, ephemeral=ephemeral)
         self._resolving.start()
 
     async def replace(self, settings: Settings) -> None:
-        """What new transactions get. Those that run keep what they began with. All or nothing: raises BindError."""
-        before = self._relay.settings
-        self._relay.settings = settings
-        if _ports(settings.outbound.submission) != _ports(before.outbound.submission):
-            try:
-                doors = await submission.serve(self._relay)
-            except Exception:
-                self._relay.settings = before
-                raise
+        """What new transactions get. Those that run keep what they began with, but for the resolver: where its settings
+        change, lookups under way fail (451). All or nothing: raises BindError."""
+        before, where = self._relay.settings, settings.outbound.submission
+        if _ports(where) != _ports(before.outbound.submission):
+            doors = await submission.serve(self._relay, where, ephemeral=self._ephemeral, before=self._doors)
             self._retire(self._doors)
             self._doors = doors
-        self._relay.make_leg = self._leg_maker(settings)
+        self._relay.settings, self._relay.make_leg = settings, self._leg_maker(settings)
         limits = settings.outbound.limits
         self._idle.pool.reuse, self._idle.pool.idle = limits.reuse, limits.idle.seconds
         self._admission.places = limits.per_destination
@@ -105,9 +104,10 @@ class Outbound:
             self._resolving.start()
 
     def _retire(self, doors: submission.Submission) -> None:
+        doors.stop()
         task = asyncio.get_running_loop().create_task(doors.drain())
-        self._retired.add(task)
-        task.add_done_callback(self._retired.discard)
+        self._retired[task] = doors
+        task.add_done_callback(self._retired.pop)
 
     def _make_resolver(self, dns: DNS) -> Resolving:
         def say(message: str) -> None:
@@ -160,12 +160,21 @@ class Outbound:
                 task.add_done_callback(lambda _: self._look_whether_quiet())
 
     def press(self) -> None:
-        """The grace is over: whatever is still on its way ends now. What has no answer gets none."""
-        self._doors.close()
+        """The grace is over: whatever is still on its way ends now. What has no answer gets none. Called again, it does
+        not wait for what takes its time all the same."""
+        self._cut()
+        if self._pressed:
+            self._be_quiet()
+        self._pressed = True
+
+    def _cut(self) -> None:
+        for doors in {self._doors, *self._retired.values()}:
+            doors.close()
+        self._relay.cut()
 
     async def close(self) -> None:
         """Everything, at once."""
-        self._doors.close()
+        self._cut()
         if self._retired:
             await asyncio.wait(self._retired, timeout=CLOSING)
         self._idle.close()
@@ -173,7 +182,11 @@ class Outbound:
         await self._resolving.close()
 
     def _look_whether_quiet(self) -> None:
-        if not self._retired and not self.quiet:
+        if not self._retired:
+            self._be_quiet()
+
+    def _be_quiet(self) -> None:
+        if not self.quiet:
             self.quiet = True
             self._on_quiet()
 

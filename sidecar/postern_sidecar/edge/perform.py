@@ -107,6 +107,11 @@ class Performer:
             self.admission.leave(destination)
         held.places.clear()
 
+    def cut(self, held: Held) -> None:
+        """Its connections are gone; whoever waits at one is told so, and gives it back."""
+        for link in held.links:
+            channel_of(link).close()
+
     async def _do(self, command: Command, held: Held) -> Any:
         """Every effect that a delivery has on the world."""
         match command:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
+    from postern_sidecar.config.model import Submission as Doors
+
     from .transaction import Relay
 
 LOOPBACKS: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
@@ -85,12 +87,24 @@ class Submission:
         self.addresses = addresses
         self._servers = servers
 
-    async def drain(self) -> None:
-        """Returns when the last session has gone, and what legs had left to do is done. As long as that takes: whoever
-        has less time calls `close`."""
+    def socket(self, at: Endpoint) -> socket.socket | None:
+        """Another descriptor of the one that listens there: who has connected already waits in it."""
+        for server in self._servers:
+            for sock in server.sockets:
+                if endpoint(sock.getsockname()[:2]) == at:
+                    return sock.dup()
+        return None
+
+    def stop(self) -> None:
+        """Nobody is let in any more."""
         self.house.draining = True
         for server in self._servers:
             server.close()
+
+    async def drain(self) -> None:
+        """Returns when the last session has gone, and what legs had left to do is done. As long as that takes: whoever
+        has less time calls `close`."""
+        self.stop()
         for session in list(self.house.sessions):
             session.dismiss()
         await self.house.empty.wait()
@@ -99,23 +113,26 @@ class Submission:
 
     def close(self) -> None:
         """At once: a message whose end was not answered is not known to be delivered, and its submitter knows that."""
-        self.house.draining = True
-        for server in self._servers:
-            server.close()
+        self.stop()
         for session in [*self.house.sessions, *self.house.turned_away]:
             session.abort()
 
 
-async def serve(relay: Relay, *, ephemeral: bool = False) -> Submission:
-    """Open both doors, on every loopback that there is. Raises BindError; a machine without IPv6 is a warning."""
+async def serve(
+    relay: Relay, where: Doors | None = None, *, ephemeral: bool = False, before: Submission | None = None
+) -> Submission:
+    """Open both doors, on every loopback that there is: at the relay's ports, or those of `where`. Ports that `before`
+    has are taken over from it; it has to be drained then. Raises BindError; a machine without IPv6 is a warning."""
     house = House(relay)
-    submission = relay.settings.outbound.submission
+    submission = where or relay.settings.outbound.submission
     doors = {"smtp": (Door, submission.port, "port"), "lmtp": (LMTPDoor, submission.lmtp_port, "lmtpPort")}
     bound: list[tuple[str, type[Door], socket.socket]] = []
     try:
         for name, (door, port, field) in doors.items():
             for address in LOOPBACKS:
-                sock = _listen(relay, address, 0 if ephemeral else port, f"spec.outbound.submission.{field}")
+                at = Endpoint(address, 0 if ephemeral else port)
+                sock = before.socket(at) if before is not None else None
+                sock = sock or _listen(relay, at, f"spec.outbound.submission.{field}")
                 if sock is not None:
                     bound.append((name, door, sock))
     except BindError:
@@ -134,10 +151,11 @@ async def _serve(house: House, door: type[Door], sock: socket.socket) -> asyncio
     return await house.loop.create_server(lambda: door(house), sock=sock, backlog=BACKLOG)
 
 
-def _listen(relay: Relay, address: IPv4Address | IPv6Address, port: int, where: str) -> socket.socket | None:
+def _listen(relay: Relay, at: Endpoint, where: str) -> socket.socket | None:
     """None: there is no IPv6 here. A port that somebody else has is no such case."""
+    address = at.address
     try:
-        return listen(address, port, where)
+        return listen(address, at.port, where)
     except BindError as error:
         if address.version == 4 or not isinstance(error.__cause__, OSError) or not _absent(error.__cause__):
             raise

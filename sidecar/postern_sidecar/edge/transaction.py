@@ -77,12 +77,13 @@ class Performer(Protocol):
 
     async def perform(self, work: Work[T], held: Held) -> T: ...
     def release(self, held: Held) -> None: ...
+    def cut(self, held: Held) -> None: ...
 
 
 @dataclass(slots=True)
 class Relay:
     """What all transactions share. A reload replaces `settings` and `make_leg`, for new transactions. `background`:
-    what legs still have to do when nobody waits for it."""
+    what legs still have to do when nobody waits for it. `lanes`: those that are not over."""
 
     settings: Settings
     performer: Performer
@@ -91,11 +92,17 @@ class Relay:
     next_id: Callable[[], str]
     write: Callable[[Record], None]
     background: set[asyncio.Task[None]] = field(default_factory=set)
+    lanes: set[Lane] = field(default_factory=set)
 
     def behind(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self.background.add(task)
         task.add_done_callback(self.background.discard)
+
+    def cut(self) -> None:
+        """Next hops are no longer waited for."""
+        for lane in self.lanes:
+            self.performer.cut(lane.held)
 
 
 class Lane:
@@ -124,6 +131,7 @@ class Transaction:
         self.session = relay.next_id()
         self.sender = sender
         self.settings = relay.settings
+        self._make_leg = relay.make_leg  # one that goes by these settings
         self._relay = relay
         self._many = many
         self._lanes: dict[Hashable, Lane] = {}
@@ -150,7 +158,8 @@ class Transaction:
                 self._clear()  # nobody was accepted there: the transaction has no next hop yet
             if len(self._lanes) >= MAX_LEGS:
                 return TOO_MANY_NEXT_HOPS
-            lane = self._lanes[key] = Lane(self._relay.make_leg(self.sender, recipient.domain, self.session))
+            lane = self._lanes[key] = Lane(self._make_leg(self.sender, recipient.domain, self.session))
+            self._relay.lanes.add(lane)
         self._places += 1
         return lane
 
@@ -290,6 +299,7 @@ class Transaction:
 
     def _over_with(self, lane: Lane) -> None:
         lane.live = False
+        self._relay.lanes.discard(lane)
         self._relay.performer.release(lane.held)
 
     # RSET, QUIT, or the submitter has gone
