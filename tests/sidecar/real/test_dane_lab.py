@@ -1,7 +1,8 @@
 """The DANE laboratory itself: its zones are what their names say, as an independent resolver sees them, and an
 independent client, Postfix, delivers with DANE in it and refuses what does not match.
 
-A case of the delivery table that fails where these pass has found a fault of the relay.
+A case of the delivery table that fails where these pass has found a fault of the relay. Postfix runs the whole table in
+`test_dane_peers`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ from lab.servers.sidecar import manifest
 from postern_sidecar.config import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lab.laboratory import Lab
     from lab.mailserver import MailServer
 
@@ -42,23 +41,6 @@ smtp_tls_security_level = dane
 smtp_dns_support_level = dnssec
 smtp_tls_loglevel = 1
 """
-
-# Where Postfix does otherwise, and why.
-POSTFIX_DIFFERS = {
-    "mx-insecure-ta-name-of-domain": "half-dane takes the next-hop domain too",
-    "unusable-no-data": "before 2026-05-31 a record so short ends the smtp process",
-    "starttls-554": "a 5xx to STARTTLS is believed",
-    "starttls-554-next-host": "a 5xx to STARTTLS is believed",
-    "starttls-injection": "what came in clear is dropped, and the session goes on",
-    "ehlo-550": "a 5xx to EHLO and HELO is believed",
-    "reply-data-250": "a protocol error bounces",
-    "reply-dot-354": "a protocol error bounces",
-    "may-handshake-closed": "clear text only at a later attempt",
-    "may-banner-554": "a 5xx banner defers",
-    "ocsp-revoked": "no OCSP",
-    "loopback": "loopback addresses are dialled",
-    "unspecified": "a protocol error",
-}
 
 
 def state(zone: str) -> Seen:
@@ -260,39 +242,6 @@ def test_postfix_verifies_and_delivers(dane_lab: DaneLab, client: MailServer, na
     assert client.log.matches(rf"Verified TLS connection established to \S+\[{re.escape(address)}\]:25")
     messages = dane_lab.sink.messages(recipient=recipient)
     assert {(message.where, message.tls) for message in messages} == {(f"{address} 25", "TLSv1.3")}
-
-
-def test_postfix_comes_to_the_same_as_the_table_but_where_it_is_known_to_differ(
-    dane_lab: DaneLab, client: MailServer
-) -> None:
-    cases = [case for case in CASES if case.name not in POSTFIX_DIFFERS and case.policy == "default"]
-    cases = [case for case in cases if not (case.require or case.skip or case.route)]
-    for case in cases:
-        send(dane_lab, dane_lab.setting.recipient(case))
-    wrong = [problem for case in cases for problem in disagreements(dane_lab, client, case)]
-    assert len(cases) > 200
-    assert not wrong
-
-
-def disagreements(dane_lab: DaneLab, client: MailServer, case: Case) -> Iterator[str]:
-    setting, expect = dane_lab.setting, case.expect
-    recipient = setting.recipient(case)
-    status = client.log.wait_for(rf"to=<{re.escape(recipient)}>,.*status=(\w+) .*")
-    if status[1] != {"delivered": "sent"}.get(expect.outcome, expect.outcome):
-        yield f"{case.name}: {status[0]}"
-    taken = [message for message in dane_lab.sink.messages(recipient=recipient) if message.reply.startswith("250")]
-    if expect.at is None:
-        if taken:
-            yield f"{case.name}: {taken}"
-        return
-    addresses = setting.both(case, expect.at)
-    if not taken or any(message.where.split()[0] not in addresses for message in taken):
-        yield f"{case.name}: not at {addresses}: {taken}"
-    elif any((message.tls is not None) != expect.tls for message in taken):
-        yield f"{case.name}: {taken}"
-    verified = "|".join(map(re.escape, addresses))
-    if expect.level == "dane" and not client.log.matches(rf"Verified TLS connection .* to \S+\[({verified})\]:"):
-        yield f"{case.name}: not verified"
 
 
 @pytest.mark.parametrize(

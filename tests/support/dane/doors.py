@@ -43,8 +43,8 @@ class Client:
         self._writer = writer
 
     @classmethod
-    async def open(cls, pod: Host, door: Door) -> Client:
-        client = cls(*await pod.open_connection(("127.0.0.1", PORTS[door])))
+    async def open(cls, pod: Host, door: Door, port: int = 0) -> Client:
+        client = cls(*await pod.open_connection(("127.0.0.1", port or PORTS[door])))
         await client.reply("220")
         await client.say(f"{HELLO[door]} client.test", "250")
         return client

@@ -64,10 +64,19 @@ class Lab(Namespaces):
         by path."""
         return postfix.start(self, {**self._etc, **(files or {})}, master=master, main=main, host=host)
 
-    def exim(self, *, main: str, routers: str = "", transports: str = "", host: str = "pod") -> MailServer:
+    def exim(
+        self,
+        *,
+        main: str,
+        routers: str = "",
+        transports: str = "",
+        host: str = "pod",
+        files: Mapping[str, str] | None = None,
+    ) -> MailServer:
         """`main`: options for the main section, `local_interfaces` among them. `routers`, if there are any, come before
-        the box's, and 127.0.0.1 may relay then."""
-        return exim.start(self, self._etc, main=main, routers=routers, transports=transports, host=host)
+        the box's, and 127.0.0.1 may relay then. `files`: more of them, by path."""
+        etc = {**self._etc, **(files or {})}
+        return exim.start(self, etc, main=main, routers=routers, transports=transports, host=host)
 
     def opensmtpd(self, *, listen: str, port: int = 2525, host: str = "pod") -> MailServer:
         """`listen`: lines of smtpd.conf, on `port`."""

@@ -43,6 +43,9 @@ box:
   maildir_format
   directory = /var/mail/box
   user = box
+
+begin retry
+* * F,2h,15m
 """
 
 # The daemon closes its standard output, so its log goes through a pipe in the file system that `cat` holds open.

@@ -134,19 +134,28 @@ class Session:
         return await self._write_reply(self._scripted(what, default))
 
     async def _write_reply(self, script: str) -> bool:
+        """Its text in one piece, as far as the next act."""
+        said = b""
         for part in script.split("\n"):
-            if part.startswith("!"):
+            if part.startswith("!raw "):
+                said += part.removeprefix("!raw ").encode("latin-1")
+            elif part.startswith("!"):
+                await self._flush(said)
+                said = b""
                 await self._act(part)
             else:
-                await self._channel.write(part.encode() + b"\r\n")
+                said += part.encode() + b"\r\n"
+        await self._flush(said)
         return script[:1] in ("2", "3")
 
+    async def _flush(self, said: bytes) -> None:
+        if said:
+            await self._channel.write(said)
+
     async def _act(self, action: str) -> None:
-        """!close, !reset (RST), !silence (until the peer goes), !flood (text without an end), !raw LATIN-1 text."""
+        """!close, !reset (RST), !silence (until the peer goes), !flood (text without an end). !raw TEXT is none."""
         name, _, text = action.partition(" ")
         match name:
-            case "!raw":
-                await self._channel.write(text.encode("latin-1"))
             case "!reset":
                 sock = self._channel.writer.get_extra_info("socket")
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
