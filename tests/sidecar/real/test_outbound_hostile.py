@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import re
 import socket
-import ssl
 import struct
 import threading
 import time
@@ -19,9 +18,9 @@ import dns.rdatatype
 import pytest
 from cryptography import x509
 
-from certificates import issue, pem_chain
+from certificates import issue
 from lab import keyupdate
-from lab.adversaries import MIB, OWNER, SAID, Arena, message, next_hop
+from lab.adversaries import MIB, OFFERS, OWNER, SAID, Arena, message, next_hop, secured, served, then
 from lab.laboratory import Lab
 
 if TYPE_CHECKING:
@@ -350,17 +349,6 @@ def test_the_end_of_half_a_message_never_goes_out(arena: Arena) -> None:
 
 
 MISMATCH = f"3 1 1 {bytes(32).hex()}"
-OFFERS = b"250-mx\r\n250 STARTTLS\r\n"
-STARTTLS = SAID["STAR"]
-
-
-def then(deed: Script) -> Words:
-    def both(sock: socket.socket) -> None:
-        sock.sendall(STARTTLS)
-        deed(sock)
-        raise EOFError
-
-    return both
 
 
 @pytest.mark.parametrize(
@@ -386,24 +374,6 @@ def test_tls_that_is_none(arena: Arena, deed: Script) -> None:
     place = arena.place(next_hop(EHLO=OFFERS, STAR=then(heard)), dane=MISMATCH)
     refused(arena, place.domain, code="451 4.7.5")
     assert "R=tls_failed" in arena.line(place.domain)
-
-
-def served(directory: Path, *chain: Certified) -> ssl.SSLContext:
-    file = directory / "chain.pem"
-    file.write_bytes(pem_chain(*chain) + chain[0].key_pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    return context
-
-
-def secured(context: ssl.SSLContext) -> Words:
-    """Goes on as a mail server within TLS."""
-
-    def deed(sock: socket.socket) -> None:
-        with context.wrap_socket(sock, server_side=True, suppress_ragged_eofs=True) as inside:
-            next_hop(banner=b"")(inside)
-
-    return then(deed)
 
 
 def test_a_certificate_of_one_mebibyte(arena: Arena, tmp_path: Path) -> None:

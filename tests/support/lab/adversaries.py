@@ -16,6 +16,7 @@ import itertools
 import re
 import signal
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Mapping
@@ -29,16 +30,19 @@ import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 
-from certificates import issue
+from certificates import issue, pem_chain
 
 from .destinations import Behaviour, Identity
 from .servers.sidecar import STARTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     from dns.message import Message
+
+    from certificates import Certified
 
     from .conversation import Conversation, Reply
     from .destinations import Sink
@@ -129,6 +133,39 @@ def next_hop(**said: Words) -> Script:
                     say("dot")
 
     return script
+
+
+OFFERS = b"250-mx\r\n250 STARTTLS\r\n"
+
+
+def then(deed: Script) -> Words:
+    """The answer to STARTTLS, and what comes in the handshake's place."""
+
+    def both(sock: socket.socket) -> None:
+        sock.sendall(SAID["STAR"])
+        deed(sock)
+        raise EOFError
+
+    return both
+
+
+def served(directory: Path, *chain: Certified) -> ssl.SSLContext:
+    """With this chain, leaf first."""
+    file = directory / "chain.pem"
+    file.write_bytes(pem_chain(*chain) + chain[0].key_pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
+
+
+def secured(context: ssl.SSLContext, script: Script | None = None) -> Words:
+    """The answer to STARTTLS, the handshake, and a mail server within TLS that says what it should, or `script`."""
+
+    def deed(sock: socket.socket) -> None:
+        with context.wrap_socket(sock, server_side=True) as inside:
+            (script or next_hop(banner=b""))(inside)
+
+    return then(deed)
 
 
 class Oracle:
