@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from postern_sidecar.answers import Kind, Question, State
 
@@ -26,6 +26,14 @@ class Verdict(enum.Enum):
     PASSED = "passed"
     UNPROVED = "unproved"  # the broken name is out of reach: `postern_dns_selftest_unproved 1`, and deliveries go on
     FAILED = "failed"
+
+
+_REMEDIES: Final = {  # of a name that is not secure
+    State.INSECURE: "does it validate DNSSEC?",
+    State.ABSENT: "does it validate DNSSEC?",
+    State.BOGUS: "are its trust anchor and the clock right?",
+    State.FAILED: "does it run, and reach the name servers?",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,7 @@ def self_test(secure: Domain, bogus: Domain) -> Asking[SelfTest]:
         Question(bogus, Kind.SOA, checking_disabled=True),
     )
     if not signed.authentic:
-        return SelfTest(Verdict.FAILED, f"{said(signed)}, and must be secure")
+        return SelfTest(Verdict.FAILED, f"{said(signed)}, and must be secure: {_REMEDIES[signed.state]}")
     if checked.usable:
         return SelfTest(Verdict.FAILED, f"{said(checked)}, and must fail")
     if checked.state is State.BOGUS or unchecked.usable:

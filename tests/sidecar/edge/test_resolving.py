@@ -93,8 +93,8 @@ async def test_one_that_validates_is_believed() -> None:
     ("table", "why"),
     [
         (BELIEVES_ALL, "SOA broken.example: secure, and must fail"),
-        (STRIPS, "SOA .: insecure, and must be secure"),
-        ({**VALIDATES, ROOT: DEAD}, "SOA .: SERVFAIL, and must be secure"),
+        (STRIPS, "SOA .: insecure, and must be secure: does it validate DNSSEC?"),
+        ({**VALIDATES, ROOT: DEAD}, "SOA .: SERVFAIL, and must be secure: does it run, and reach the name servers?"),
     ],
 )
 async def test_one_that_does_not_is_not_asked(table: dict[Key, Reply], why: str) -> None:

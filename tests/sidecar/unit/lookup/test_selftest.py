@@ -35,11 +35,26 @@ def verdict(dns: Table) -> SelfTest:
         (table(". SOA a.root"), SelfTest(Verdict.FAILED, "SOA broken.example: absent, and must fail")),
         (
             table(ZONE, bogus=["broken.example"], insecure=["."]),
-            SelfTest(Verdict.FAILED, "SOA .: insecure, and must be secure"),
+            SelfTest(Verdict.FAILED, "SOA .: insecure, and must be secure: does it validate DNSSEC?"),
         ),
-        (table(ZONE, bogus=["*"]), SelfTest(Verdict.FAILED, "SOA .: SERVFAIL: bogus, and must be secure")),
-        (table(ZONE, failing=["*"]), SelfTest(Verdict.FAILED, "SOA .: SERVFAIL, and must be secure")),
-        (table(ZONE).unsigned(), SelfTest(Verdict.FAILED, "SOA .: insecure, and must be secure")),
+        (
+            table(ZONE, bogus=["*"]),
+            SelfTest(
+                Verdict.FAILED, "SOA .: SERVFAIL: bogus, and must be secure: are its trust anchor and the clock right?"
+            ),
+        ),
+        (
+            table(ZONE, failing=["*"]),
+            SelfTest(Verdict.FAILED, "SOA .: SERVFAIL, and must be secure: does it run, and reach the name servers?"),
+        ),
+        (
+            table(ZONE).unsigned(),
+            SelfTest(Verdict.FAILED, "SOA .: insecure, and must be secure: does it validate DNSSEC?"),
+        ),
+        (
+            table("example A 192.0.2.1").unsigned(),
+            SelfTest(Verdict.FAILED, "SOA .: absent, and must be secure: does it validate DNSSEC?"),
+        ),
     ],
 )
 def test_verdicts(dns: Table, expected: SelfTest) -> None:
