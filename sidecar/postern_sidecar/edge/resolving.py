@@ -6,6 +6,9 @@ validate must never make DANE quietly not happen (contracts 5).
 
 The test runs at start, whenever the embedded resolver starts again, every RETRY seconds while it fails, and about every
 AGAIN while it passes. Its mind is `lookup.selftest`.
+
+A listed server is somebody else's: it may stop validating between two tests, and then everything looks unsigned. So
+what comes without AD is believed only if within the last DOUBT seconds, or behind it, the signed name came back secure.
 """
 
 from __future__ import annotations
@@ -15,11 +18,14 @@ import contextlib
 import random
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from postern_sidecar.answers import Kind, Question
 from postern_sidecar.config.model import ResolverKind
+from postern_sidecar.lookup.asking import said
 from postern_sidecar.lookup.selftest import SelfTest, Verdict, self_test
 from postern_sidecar.names import domain
 
-from .asker import Asker, Counts
+from .asker import TRY, Asker, Counts
+from .dnsexchange import exchange
 from .dnswire import failed
 from .unbound import Unbound
 
@@ -27,13 +33,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from postern_sidecar.answers import Answer, Question
+    from postern_sidecar.answers import Answer
     from postern_sidecar.config.model import DNS
     from postern_sidecar.lookup.asking import Asking
     from postern_sidecar.names import Endpoint
 
 RETRY: Final = 30.0  # seconds
 AGAIN: Final = 3600.0
+DOUBT: Final = 1.0
 JITTER: Final = 0.1  # of AGAIN, either way: a thousand pods do not ask at the same moment
 FOLDER: Final = "unbound"  # in the state directory
 
@@ -65,6 +72,8 @@ class Resolving:
         self._wake = asyncio.Event()
         self._tested = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._looked = float("-inf")
+        self._looking: asyncio.Task[None] | None = None
         self._unbound: Unbound | None = None
         if dns.resolver is ResolverKind.EMBEDDED:
             folder = state_dir / FOLDER if state_dir is not None else None
@@ -78,14 +87,18 @@ class Resolving:
     async def close(self) -> None:
         """Returns when the embedded resolver is gone; questions on their way fail."""
         self._not_ready("the resolver is closed")
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        tasks = {task for task in (self._task, self._looking) if task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await self._asker.close()
 
     async def ask(self, questions: tuple[Question, ...]) -> tuple[Answer, ...]:
         """Never raises. Without an answer in the cache each takes `asker.PATIENCE` seconds at most."""
         answers = await self._asker.ask(questions) if not self._why else ()
+        if self._unbound is None and any(answer.usable and not answer.authentic for answer in answers):
+            await self._look()
         if self._why:  # or meanwhile
             return tuple(failed(question, self._why) for question in questions)
         return answers
@@ -106,6 +119,40 @@ class Resolving:
             async with asyncio.timeout(seconds):
                 await self._tested.wait()
         return self.ready[0]
+
+    async def _look(self) -> None:
+        """Do the servers that are asked still validate? All who want to know share one look."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._looked + DOUBT:
+            return
+        if self._looking is None:
+            self._looking = loop.create_task(self._look_at(self._asker.servers))
+        await asyncio.wait({self._looking})
+
+    async def _look_at(self, servers: tuple[Endpoint, ...]) -> None:
+        try:
+            answers = await asyncio.gather(*map(self._signed, servers))
+            if servers is self._asker.servers:
+                self._judge(servers, answers)
+        finally:
+            self._looking = None
+
+    async def _signed(self, server: Endpoint) -> Answer:
+        question = Question(domain(self._dns.self_test.secure), Kind.SOA)
+        try:
+            async with asyncio.timeout(TRY):
+                answer, _ = await exchange(server, question)
+                return answer
+        except OSError as error:  # of which TimeoutError is one
+            return failed(question, str(error))
+
+    def _judge(self, servers: tuple[Endpoint, ...], answers: list[Answer]) -> None:
+        self._looked = asyncio.get_running_loop().time()
+        for server, answer in zip(servers, answers, strict=True):
+            if not answer.authentic:
+                self._wake.set()  # the test tells which of them may still be asked
+            if answer.usable and not answer.authentic:
+                self._not_ready(f"{server.address} no longer validates: {said(answer)}")
 
     async def _run(self) -> None:
         if self._unbound is None:

@@ -156,6 +156,77 @@ async def test_a_passed_test_is_repeated_and_what_it_then_finds_counts(monkeypat
         assert (await made.ask((QUESTION,)))[0].state is State.FAILED
 
 
+UNSIGNED = ("unsigned.example.", "A")
+
+
+async def test_one_that_stops_validating_between_two_tests_is_not_believed() -> None:
+    """All that it says looks unsigned, and mail would go where anybody sent it."""
+    scene = Scene()
+    async with serving(VALIDATES) as server, resolver(scene, server.endpoint) as made:
+        assert await made.tested(10)
+        server.table |= STRIPS
+        (answer,) = await made.ask((QUESTION,))
+        assert answer.state is State.FAILED
+        assert answer.detail == "127.0.0.1 no longer validates: SOA .: insecure"
+        await scene.until(2)
+        assert "self-test failed" in scene.said[1]
+        assert not made.ready[0]
+
+
+async def test_a_denial_without_ad_is_doubted_too() -> None:
+    scene = Scene()
+    async with serving(VALIDATES) as server, resolver(scene, server.endpoint) as made:
+        assert await made.tested(10)
+        server.table |= {**STRIPS, KEY: Reply(ad=False)}
+        (answer,) = await made.ask((QUESTION,))
+        assert answer.state is State.FAILED
+
+
+async def test_what_is_unsigned_is_believed_of_one_that_validates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks at once shares a look, and it counts for a while."""
+    monkeypatch.setattr(resolving, "DOUBT", 1000.0)
+    scene = Scene()
+    async with serving({**VALIDATES, UNSIGNED: Reply(["192.0.2.2"], ad=False)}) as server:
+        async with resolver(scene, server.endpoint) as made:
+            assert await made.tested(10)
+            before = server.asked[ROOT]
+            question = Question(Domain("unsigned.example"), Kind.A)
+            first = await asyncio.gather(*(made.ask((question,)) for _ in range(20)))
+            assert {answer.state for (answer,) in [*first, await made.ask((question,))]} == {State.INSECURE}
+            assert server.asked[ROOT] == before + 1
+            await made.ask((QUESTION,))
+            assert server.asked[ROOT] == before + 1
+
+
+async def test_of_several_the_one_that_stops_validating_is_left_out() -> None:
+    scene = Scene()
+    async with serving(VALIDATES) as first, serving(VALIDATES) as second:
+        async with resolver(scene, first.endpoint, second.endpoint) as made:
+            assert await made.tested(10)
+            first.table |= STRIPS
+            (answer,) = await made.ask((QUESTION,))
+            assert answer.state is State.FAILED
+            await scene.until(2)
+            assert made.ready[0]
+            (answer,) = await made.ask((QUESTION,))
+            assert (answer.state, [str(record) for record in answer.records]) == (State.SECURE, ["192.0.2.1"])
+
+
+async def test_one_that_does_not_answer_a_look_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is no reason to doubt what another has said."""
+    monkeypatch.setattr(resolving, "TRY", 0.05)
+    scene = Scene()
+    unsigned = {UNSIGNED: Reply(["192.0.2.2"], ad=False)}
+    async with serving({**VALIDATES, **unsigned}) as first, serving(VALIDATES) as second:
+        async with resolver(scene, first.endpoint, second.endpoint) as made:
+            assert await made.tested(10)
+            second.table |= {ROOT: DEAD}
+            (answer,) = await made.ask((Question(Domain("unsigned.example"), Kind.A),))
+            assert answer.state is State.INSECURE
+            await scene.until(2)
+            assert made.ready[0]
+
+
 @pytest.mark.parametrize(("chance", "seconds"), [(0.0, 3240.0), (0.5, 3600.0), (1.0, 3960.0)])
 def test_the_hour_is_not_everybodys_hour(chance: float, seconds: float) -> None:
     assert resolving.pause(True, chance) == pytest.approx(seconds)

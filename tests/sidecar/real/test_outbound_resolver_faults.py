@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from lab.laboratory import Lab
+    from lab.program import Process
     from lab.servers.sidecar import Sidecar
 
 pytestmark = pytest.mark.real
@@ -159,19 +160,21 @@ async def test_frozen(lab: Lab) -> None:
 FALSE_PORT, HONEST_PORT = 5301, 5302
 
 
-def false_resolver_started(lab: Lab, there: Destinations, how: str) -> dict[str, Any]:
-    """`spec.outbound.dns` with it."""
+def false_resolver_started(lab: Lab, there: Destinations, how: str) -> tuple[dict[str, Any], Process]:
+    """`spec.outbound.dns` with it, and it."""
     lab.unbound(there.world, port=HONEST_PORT)
     argv = [sys.executable, "-u", false_resolver.__file__, str(FALSE_PORT), str(HONEST_PORT), how]
-    lab.start(Program(argv=argv), "false resolver").log.wait_for("^ready$")
+    process = lab.start(Program(argv=argv), "false resolver")
+    process.log.wait_for("^ready$")
     self_test = {"secure": ".", "bogus": "bogus.example"}
-    return {"resolver": "Servers", "servers": [f"127.0.0.1:{FALSE_PORT}"], "selfTest": self_test}
+    return {"resolver": "Servers", "servers": [f"127.0.0.1:{FALSE_PORT}"], "selfTest": self_test}, process
 
 
 @pytest.mark.parametrize("how", ["no-ad", "ad"])
 async def test_a_resolver_that_does_not_validate(lab: Lab, how: str) -> None:
     there = Destinations(lab)
-    sidecar = there.sidecar(false_resolver_started(lab, there, how))
+    dns, _ = false_resolver_started(lab, there, how)
+    sidecar = there.sidecar(dns)
     sidecar.log.wait_for("self-test failed, it is not used")
     answers = await there.submit(1)
     assert {text[:10] for text in answers.values()} == {NOT_VALIDATING}
@@ -180,9 +183,25 @@ async def test_a_resolver_that_does_not_validate(lab: Lab, how: str) -> None:
     assert there.sink.visits() == []
 
 
+async def test_a_resolver_that_stops_validating(lab: Lab) -> None:
+    """An hour before the next self-test: from one moment to the next nothing seems to be signed."""
+    there = Destinations(lab)
+    dns, resolver = false_resolver_started(lab, there, "turncoat")
+    sidecar = there.sidecar(dns)
+    sidecar.log.wait_for("self-test passed")
+    assert only_honest(await there.submit(1))
+    resolver.signal(signal.SIGUSR1)
+    resolver.log.wait_for("^turned$")
+    assert all_put_off(await there.submit(2))
+    sidecar.log.wait_for("self-test failed, it is not used")
+    assert sidecar.get("/readyz?scope=outbound").status == 503
+    there.check(sidecar)
+
+
 async def test_forged_answers_on_the_wire(lab: Lab) -> None:
     there = Destinations(lab)
-    sidecar = there.sidecar(false_resolver_started(lab, there, "forgers"))
+    dns, _ = false_resolver_started(lab, there, "forgers")
+    sidecar = there.sidecar(dns)
     sidecar.log.wait_for("self-test passed")
     assert only_honest(await there.submit(1))
     assert only_honest(await there.submit(2))

@@ -2,14 +2,15 @@
 
     python false_resolver.py PORT HONEST_PORT HOW
 
-`no-ad`: never says that it validated. `ad`: says so of everything, and validates nothing. `forgers`: it is honest
-itself, but before each of its datagrams come others: of another ID, from another port, and to another question, each
-with a validated lie about an address, an exchanger or a TLSA record. UDP and TCP.
+`no-ad`: never says that it validated; `turncoat`: from SIGUSR1 on. `ad`: says so of everything, and validates nothing.
+`forgers`: it is honest itself, but before each of its datagrams come others: of another ID, from another port, and to
+another question, each with a validated lie about an address, an exchanger or a TLSA record. UDP and TCP.
 """
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import sys
 from typing import cast
@@ -20,6 +21,7 @@ import dns.rcode
 import dns.rrset
 
 ADDRESS = "127.0.0.1"
+turned = asyncio.Event()
 LIES = {"MX": "1 forged.example.", "A": "198.51.100.66", "AAAA": "2001:db8::66", "TLSA": ""}
 
 
@@ -37,7 +39,7 @@ async def answer(packet: bytes, honest: int, how: str) -> bytes:
     if how == "ad":
         query.flags |= dns.flags.CD
     reply = bytearray(await ask(honest, query.to_wire()))
-    if how == "no-ad":
+    if how == "no-ad" or (how == "turncoat" and turned.is_set()):
         reply[3] &= ~0x20
     if how == "ad":
         reply[3] |= 0x20
@@ -86,6 +88,11 @@ class Datagrams(asyncio.DatagramProtocol):
         self.transport.sendto(truth, peer)
 
 
+def turn() -> None:
+    turned.set()
+    print("turned", flush=True)
+
+
 async def main(port: int, honest: int, how: str) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         packet = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
@@ -95,6 +102,7 @@ async def main(port: int, honest: int, how: str) -> None:
         writer.close()
 
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, turn)
     await loop.create_datagram_endpoint(lambda: Datagrams(honest, how), local_addr=(ADDRESS, port))
     async with await asyncio.start_server(serve, ADDRESS, port) as server:
         print("ready", flush=True)
