@@ -169,9 +169,16 @@ class Door(SMTP):
         self._over = True
         handler = self._handler_coroutine
         if handler is None or handler.done():
-            self.house.leave(self)
+            self._leave()
         else:  # a next hop may still be about to say what became of the message
-            handler.add_done_callback(lambda _: self.house.leave(self))
+            handler.add_done_callback(lambda _: self._leave())
+
+    def _leave(self) -> None:
+        """It is over, and lets go of what holds it: a session in a cycle would wait for the garbage collector, which
+        comes seldom."""
+        self.house.leave(self)
+        self._handler_coroutine = self._timeout_handle = None
+        self._reader = self._writer = self._client_connected_cb = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         if not self._shut:

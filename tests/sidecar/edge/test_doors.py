@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import re
 import smtplib
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -125,6 +127,25 @@ async def test_quit() -> None:
     async with house() as home, home.smtp() as client:
         client.send(b"QUIT\r\n")
         assert await client.rest() == b"221 2.0.0 mail.example.net closing connection\r\n"
+
+
+@pytest.mark.parametrize("door", ["smtp", "lmtp"])
+@pytest.mark.parametrize("goodbye", [b"QUIT\r\n", b""])
+async def test_a_session_that_is_over_leaves_nothing_to_the_garbage_collector(door: str, goodbye: bytes) -> None:
+    async with house() as home:
+        gc.disable()
+        try:
+            async with getattr(home, door)() as client:
+                (session,) = home.open.house.sessions
+                gone = weakref.ref(session)
+                del session
+                assert await client.begin(b"u@a.example") == [b"250 2.1.5", b"354 End"]
+                client.send(BODY + b".\r\n")
+                await client.reply()
+                client.send(goodbye)
+            await until(lambda: gone() is None)
+        finally:
+            gc.enable()
 
 
 # One message
