@@ -22,6 +22,8 @@ DIRECTORY = Path("/etc/postern/credentials")
 MAX_SIZE = 4096
 """Octets of a file: RFC 4954 4.3 ends an AUTH line, which holds both in base64, at 12288."""
 
+_REMEDY = "mail over routes with the Secret {} is deferred until it is read again, with the configuration"
+
 
 def load(directory: Path | None, routes: Iterable[Route], warn: Callable[[str], object]) -> dict[str, Credentials]:
     """By the Secret's name. `directory`: None is where a cluster mounts them."""
@@ -33,7 +35,7 @@ def load(directory: Path | None, routes: Iterable[Route], warn: Callable[[str], 
             try:
                 texts.append(_text(file))
             except ValueError as problem:
-                warn(f"{file}: {problem}; routes that need the Secret {name} are deferred until it is there")
+                warn(f"{file}: {problem}; {_REMEDY.format(name)}")
         if len(texts) == 2:
             known[name] = Credentials(*texts)
     return known

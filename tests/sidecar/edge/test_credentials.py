@@ -104,7 +104,7 @@ def test_what_is_not_read(tmp_path: Path, name: str, spoil: Callable[[Path], obj
     spoil(folder / name)
     known, warnings = read(tmp_path, route("relay"), route("other"))
     assert known == {"other": Credentials("a", "b")}
-    remedy = "routes that need the Secret relay are deferred until it is there"
+    remedy = "mail over routes with the Secret relay is deferred until it is read again, with the configuration"
     assert warnings == [f"{folder / name}: {why}; {remedy}"]
     assert "s3cret" not in warnings[0]
 
