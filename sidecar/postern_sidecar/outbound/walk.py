@@ -217,6 +217,7 @@ class Walk:
     def _not_dialled(self, goal: Goal) -> HostFailure | None:
         why = self.around.forbidden.why(goal.endpoint.address)
         if why is not None:
+            self.budget.addresses -= 1
             reply = replies.FORBIDDEN(goal.endpoint.address)
             return goal.failure("address_not_allowed", reply, why)
         reason = self.around.unreachable.why(goal.endpoint, self.around.world.monotonic())

@@ -190,6 +190,14 @@ def test_some_addresses_are_never_dialled(address: str) -> None:
     assert (play.dialled, play.reasons) == ([], ["address_not_allowed"])
 
 
+def test_addresses_that_are_not_dialled_count_among_the_ten() -> None:
+    """Or a domain with thirty hosts of 512 such addresses each would be 15,000 lines in the log for one message."""
+    zone = table("example.org MX 1 mx.example.org\n" + addresses(12, network="127.0.0"))
+    play = Playbook(zone)
+    assert play.rcpt() == "451 4.4.1 not every mail server of example.org could be tried in time"
+    assert play.reasons == ["address_not_allowed"] * 10
+
+
 def test_a_host_with_a_loopback_address_beside_a_real_one() -> None:
     zone = table("example.org MX 1 mx.example.org\nmx.example.org A 127.0.0.1\nmx.example.org A 192.0.2.1")
     play = Playbook(zone)
