@@ -126,7 +126,7 @@ class _Bench:
         smtp, lmtp = self._relays.postern(POSTERN, embedded=self._destination.world.embedded())
         started = gauges.resident(smtp.process)
         for door in (smtp, lmtp):
-            self._deliveries.small(door, 5 * AT_ONCE)
+            self._deliveries.small(door, self._sizes.messages // 3)
         self._deliveries.settle()
         at_rest, unbound = gauges.resident(smtp.process), gauges.program_resident(smtp.process, "unbound")
         before, passing = self._deliveries.growth(smtp, self._sizes.slow)
