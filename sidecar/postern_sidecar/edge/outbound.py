@@ -143,7 +143,10 @@ class Outbound:
 
     def collector(self) -> OutboundCollector:
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
-            "postern_outbound_sessions": ("Open submission sessions.", lambda: len(self._doors.house.sessions)),
+            "postern_outbound_sessions": (
+                "Open submission sessions.",
+                lambda: sum(len(doors.house.sessions) for doors in self._all_doors()),
+            ),
             "postern_outbound_idle_connections": ("Idle connections to next hops.", lambda: len(self._idle)),
             "postern_outbound_busy_destinations": ("Destinations with a transaction.", lambda: len(self._admission)),
         }
@@ -168,9 +171,12 @@ class Outbound:
         self._pressed = True
 
     def _cut(self) -> None:
-        for doors in {self._doors, *self._retired.values()}:
+        for doors in self._all_doors():
             doors.close()
         self._relay.cut()
+
+    def _all_doors(self) -> set[submission.Submission]:
+        return {self._doors, *self._retired.values()}
 
     async def close(self) -> None:
         """Everything, at once."""

@@ -387,3 +387,18 @@ class TestPool:
             assert len(desk.links) == 3
             desk.links.close()
             assert len(desk.links) == 0
+
+
+async def test_what_is_cut_is_told_so_and_given_back_by_its_user(desk: Desk) -> None:
+    async def silent(peer: Peer) -> None:
+        assert await peer.reader.read() == b""
+
+    held = Held()
+    async with next_hop(silent) as to:
+        link = await desk.performer.perform(one(Dial(to, 5.0)), held)
+        waiting = asyncio.ensure_future(desk.performer.perform(one(Say(link, b"", 1, 60.0)), held))
+        await asyncio.sleep(0)
+        desk.performer.cut(held)
+        assert await waiting == Lost("connection_lost", "closed here")
+        assert held.links == {link}
+        desk.performer.release(held)

@@ -89,7 +89,7 @@ def start(ground: Ground) -> Iterator[Callable[..., Sidecar]]:
     with ExitStack() as stack:
         for address in (HOP, OTHER_HOP):
             ground.listening[address] = stack.enter_context(ground.lab.outside.listen((address, 25)))
-            ground.listening[address].settimeout(5)
+            ground.listening[address].settimeout(PATIENCE)
         yield begin
         for sidecar in started:
             if sidecar.process.running:
@@ -136,7 +136,7 @@ class Transfer:
 
 def accepted(listening: socket.socket) -> Conversation:
     sock, _ = listening.accept()
-    sock.settimeout(5)
+    sock.settimeout(PATIENCE)
     return Conversation(sock)
 
 
@@ -202,6 +202,8 @@ def test_a_transaction_keeps_the_policy_that_it_began_with(
         reload(sidecar, {"outbound": new})
         assert idle.line() == GOING
         assert refused(ground, door)
+        idle.close()
+        until(lambda: sidecar.metric("postern_outbound_sessions") == 1)
         running.dot("Subject: x\r\n\r\n" + 1000 * ("y" * 70 + "\r\n"))
         running.end()
         assert running.client.line() == GOING
