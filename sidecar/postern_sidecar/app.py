@@ -28,6 +28,7 @@ from postern_sidecar.edge.hostname import system_hostname
 from postern_sidecar.edge.listener import ListeningPort, Shared, internal_error
 from postern_sidecar.edge.log import LogWriter
 from postern_sidecar.edge.metrics import Metrics
+from postern_sidecar.edge.outbound_half import OutboundHalf
 from postern_sidecar.edge.resolver import ReverseResolver
 from postern_sidecar.edge.watch import watch
 from postern_sidecar.inbound.limits import Limiter
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
     from postern_sidecar.config.model import Policy
     from postern_sidecar.config.options import Options
-    from postern_sidecar.edge.outbound import Outbound
 
 SWEEP = 0.2  # seconds between looks at what is overdue among sessions that are not handed over yet
 SWEEPS_OF_SPLICES = 5  # every so many looks, also among those that are
@@ -93,11 +93,10 @@ class Sidecar:
         self.terminating = False
         self.own = own_addresses()
         self.ports: dict[Key, ListeningPort] = {}
-        self.outbound: Outbound | None = None
-        self.left: list[Outbound] = []  # no longer in the policy, deliveries left
         self.exposure = exposed.Exposure()
         self.retired: list[ListeningPort] = []  # no longer listening, sessions left
         self.metrics = Metrics(VERSION)
+        self.outbound = OutboundHalf(options, self.metrics, self.log, self._look_whether_drained)
         self.formatter = _formatter(current.policy)
         self.output = LogWriter(sys.stdout.fileno(), self.loop, self._lost_lines, self.metrics.log_dropped)
         limit = raise_limit()
@@ -121,7 +120,7 @@ class Sidecar:
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Raises BindError with nothing left behind."""
         stack.callback(self.output.close)
-        stack.push_async_callback(self._close_outbound)
+        stack.push_async_callback(self.outbound.close)
         await self._install(self.current.policy)
         stack.callback(self._close_ports)
         host, port = await stack.enter_async_context(
@@ -154,10 +153,9 @@ class Sidecar:
         for port in self.ports.values():
             bound = port.bound
             self.event("listening", name=port.listener.inbound.name, address=bound.address, port=bound.port)
-        if self.outbound is not None:
-            for door, addresses in self.outbound.addresses.items():
-                for bound in addresses:
-                    self.event("listening", name=f"submission-{door}", address=bound.address, port=bound.port)
+        for door, addresses in self.outbound.addresses.items():
+            for bound in addresses:
+                self.event("listening", name=f"submission-{door}", address=bound.address, port=bound.port)
         for warning in self.current.loaded.warnings:
             self.event("warning", message=str(warning))
         if self.error is not None:
@@ -204,7 +202,7 @@ class Sidecar:
                 sock = self._listen(listener)
                 limiter = Limiter(listener.inbound.limits, listener.required)
                 fresh[_key(listener)] = ListeningPort(self.shared, listener, limiter, sock)
-            await self._install_outbound(policy)
+            await self.outbound.install(policy, self.own)
         except BindError:
             for port in fresh.values():
                 port.close()
@@ -212,45 +210,6 @@ class Sidecar:
                 await port.reopen(self._listen(port.listener))
             raise
         return fresh
-
-    async def _install_outbound(self, policy: Policy) -> None:
-        """Raises BindError with nothing changed."""
-        section = policy.spec.outbound
-        if section is None:
-            if self.outbound is not None:
-                self._leave_outbound(self.outbound)
-            return
-        from postern_sidecar.edge import outbound  # with libraries that inbound alone does not need
-
-        settings = outbound.settings_of(
-            section,
-            policy.spec.hostname or system_hostname(),
-            self.own,
-            self.options.credentials,
-            lambda message: self.event("warning", message=message),
-        )
-        if self.outbound is not None:
-            await self.outbound.replace(settings)
-            return
-        started = outbound.Outbound(
-            settings, state_dir=self.options.state_dir, write=self.log, on_quiet=self._look_whether_drained
-        )
-        await started.start(ephemeral=self.options.ephemeral_ports)
-        self.outbound = started
-        self.metrics.outbound(started.collector())
-
-    def _leave_outbound(self, outbound: Outbound) -> None:
-        outbound.terminate()
-        self.left.append(outbound)
-        self.outbound = None
-        self.metrics.outbound(None)
-
-    def _all_outbound(self) -> list[Outbound]:
-        return [*self.left, *([self.outbound] if self.outbound is not None else [])]
-
-    async def _close_outbound(self) -> None:
-        for outbound in self._all_outbound():
-            await outbound.close()
 
     def _listen(self, listener: Listener) -> socket.socket:
         inbound = listener.inbound
@@ -334,8 +293,7 @@ class Sidecar:
             self.draining_since = self.loop.time()
             self.event("drain", message=f"stopping; sessions have {self.options.grace:g} s")
         self._close_ports()
-        for outbound in self._all_outbound():
-            outbound.terminate()
+        self.outbound.terminate()
 
     def _close_ports(self) -> None:
         for port in self.ports.values():
@@ -346,7 +304,7 @@ class Sidecar:
         if self.draining_since is None or not all(port.closing and port.quiet for port in self._all_ports()):
             return
         self.drained.set()
-        if self.terminating and all(outbound.quiet for outbound in self._all_outbound()):
+        if self.terminating and self.outbound.quiet:
             self.stopped.set()
 
     def _all_ports(self) -> list[ListeningPort]:
@@ -369,16 +327,13 @@ class Sidecar:
 
     def _sweep_splices(self, now: float) -> None:
         self.retired = [port for port in self.retired if port.open]
-        for outbound in [outbound for outbound in self.left if outbound.quiet]:
-            self.left.remove(outbound)
-            self.spawn(outbound.close())
+        self.outbound.sweep(self.spawn)
         for port in self._all_ports():
             port.sweep_splices(now)
             if self.draining_since is not None and now >= self.draining_since + self.options.grace:
                 port.press(now, self.draining_since + self.options.grace)
         if self.terminating and self.draining_since is not None and now >= self.draining_since + self.options.grace:
-            for outbound in self._all_outbound():
-                outbound.press()
+            self.outbound.press()
 
     def _pause_accepting(self) -> None:
         self.event("descriptors", message="out of file descriptors for sessions: accepting pauses; raise ulimit -n")
@@ -403,8 +358,6 @@ class Sidecar:
             return False, "draining"
         if scope is None and self.ports:
             return True, "ok"  # a DNS fault must not take inbound mail down (contracts section 3)
-        if self.outbound is None:
-            return False, "this configuration has no outbound"
         return self.outbound.ready
 
     def config(self) -> dict[str, Any]:

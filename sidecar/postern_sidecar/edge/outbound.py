@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
 import random
 import time
 from typing import TYPE_CHECKING, Final
@@ -46,11 +45,17 @@ CLOSING: Final = 5.0  # seconds for what was aborted to notice
 
 
 class Outbound:
-    """Made by `start`. `write` takes lines for the log; `on_quiet` is called when the doors are closed and the last
-    delivery has ended."""
+    """Made by `start`. `write` takes lines for the log, `next_id` names a submission in them; `on_quiet` is called when
+    the doors are closed and the last delivery has ended."""
 
     def __init__(
-        self, settings: Settings, *, state_dir: Path, write: Callable[[Record], None], on_quiet: Callable[[], None]
+        self,
+        settings: Settings,
+        *,
+        state_dir: Path,
+        write: Callable[[Record], None],
+        next_id: Callable[[], str],
+        on_quiet: Callable[[], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         limits = settings.outbound.limits
@@ -69,10 +74,7 @@ class Outbound:
         performer = Performer(
             self._ask, self._log, functools.partial(dial, self._deadlines), self._idle, self._admission, self.counts
         )
-        ids = itertools.count(1)
-        self._relay = Relay(
-            settings, performer, self._leg_maker(settings), time.time, lambda: f"o{next(ids):04x}", self._log
-        )
+        self._relay = Relay(settings, performer, self._leg_maker(settings), time.time, next_id, self._log)
         self._doors: submission.Submission
         self._ephemeral = False
         self._pressed = False

@@ -139,7 +139,7 @@ def test_whether_the_file_is_what_runs(source: str, then_refused: bool, successf
 async def outbound(directory: Path) -> Outbound:
     """Never started; every metric has a value."""
     settings = Settings(Section(), "mail.example.net")
-    made = Outbound(settings, state_dir=directory, write=lambda _: None, on_quiet=lambda: None)
+    made = Outbound(settings, state_dir=directory, write=lambda _: None, next_id=lambda: "o0001", on_quiet=lambda: None)
     relay = made._relay
     made._doors = Submission(House(relay), [], {})
     counts = made.counts

@@ -329,6 +329,7 @@ def test_without_outbound_the_doors_close_and_with_it_they_open(ground: Ground, 
         running.end()
         assert running.client.line() == GOING
     assert sidecar.stop() == 0
+    assert len({found[1] for found in sidecar.log.matches(r" (o[0-9a-f]+) => ")}) == 2
 
 
 # The end
