@@ -37,6 +37,11 @@ END_ENTITY = (
     _ee("expired-root", OVERLOOKED),
     _ee("intermediate-spoilt", OVERLOOKED, "3 0 1 leaf"),
     _ee("path-too-long", OVERLOOKED, "3 0 2 leaf"),
+    _ee("sha1", OVERLOOKED),
+    _ee("short-key-authority", OVERLOOKED),
+    _ee(
+        "leaf-rsa-1024", "RFC 9325 4.5: 2048 bits are advised; what is refused is the client's to say, here below 1024"
+    ),
 )
 
 NAMES_OF_ANCHORED = (
@@ -131,6 +136,9 @@ ANCHORED = (
     _ta("path-too-long", "RFC 5280 4.2.1.9: pathLenConstraint"),
     _ta("name-excluded", "RFC 5280 4.2.1.10: name constraints"),
     _ta("name-permitted", "RFC 5280 4.2.1.10: name constraints", ok=True),
+    _ta("sha1", "RFC 9155 2: SHA-1 is not to be used in signatures"),
+    _ta("short-key-authority", "RFC 9325 4.5: an authority's key of 512 bits"),
+    _ta("leaf-rsa-1024", "RFC 9325 4.5: 2048 bits are advised; below 1024 it is refused", ok=True),
     _ta("self-signed", NAMES, record="2 0 1 leaf"),
     _literal("no-root", "ta-root-in-dns", AUGMENT, "2 0 0 root"),
     _literal("leaf-only", "ta-int-in-dns", AUGMENT, "2 0 0 int"),

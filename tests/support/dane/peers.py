@@ -57,6 +57,8 @@ _EXIM_TAKES = (
     "ta-root-no-ca",
     "ta-path-too-long",
     "ta-name-excluded",
+    "ta-sha1",
+    "ta-short-key-authority",
     "handshake-old-version",
     "ocsp-revoked",
 )

@@ -220,6 +220,21 @@ def _name_permitted(host: str, domain: str) -> Shape:
     return _under(host, permitted=[domain])
 
 
+@shape("sha1")
+def _sha1(host: str, domain: str) -> Shape:
+    return _under(host, key=certificates.key("RSA-2048"), inter={"digest": "sha1"})
+
+
+@shape("short-key-authority")
+def _short_key_authority(host: str, domain: str) -> Shape:
+    return _under(host, inter={"key": certificates.WEAK})
+
+
+@shape("leaf-rsa-1024")
+def _rsa_1024(host: str, domain: str) -> Shape:
+    return _chain(_leaf(host, key=certificates.key("RSA-1024")), intermediate(), root())
+
+
 def _ocsp(status: ocsp.OCSPCertStatus, *, days: int = -1, by: Certified | None = None) -> Callable[[str, str], Shape]:
     """With a staple by the leaf's issuer, made `days` from now and good for seven."""
 
