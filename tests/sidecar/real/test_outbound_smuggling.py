@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lab.conversation import Conversation
+    from lab.host import Address
     from lab.mailserver import MailServer
 
 pytestmark = pytest.mark.real
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.real
 MODES = ("Reject", "Normalize")
 DOMAIN = "example.org"  # which the laboratory's mail servers serve
 PORT = 2525
-LENIENT = "203.0.113.26"
+LENIENT = ("203.0.113.26", 2626)  # on a port of its own: servers have started when somebody listens on theirs
 SMUGGLED = [
     b"MAIL FROM:<evil@example.net>",
     b"RCPT TO:<box@example.org>",
@@ -120,9 +121,9 @@ def arena() -> Iterator[Arena]:
         yield made
 
 
-def configure(arena: Arena, mode: str, address: str) -> None:
+def configure(arena: Arena, mode: str, to: Address) -> None:
     """The domain's mail goes there, at both doors of this mode."""
-    route = {"domains": [DOMAIN], "via": f"{address}:{PORT}"}
+    route = {"domains": [DOMAIN], "via": f"{to[0]}:{to[1]}"}
     arena.reload(submission={"bareNewline": mode}, routes=[route])
 
 
@@ -144,7 +145,7 @@ SERVERS: dict[str, Callable[[Lab, str], MailServer]] = {
 def test_a_real_mail_server(arena: Arena, mode: str, server: str) -> None:
     address = f"203.0.113.{10 * MODES.index(mode) + [*SERVERS].index(server) + 1}"
     there = SERVERS[server](arena.lab, address)
-    configure(arena, mode, address)
+    configure(arena, mode, (address, PORT))
     codes = {}
     for door in ("smtp", "lmtp"):
         with arena.talk(door) as client:
@@ -229,7 +230,7 @@ def ways(case: Case) -> Iterator[list[bytes]]:
 @pytest.fixture(scope="module")
 def lenient(arena: Arena) -> Iterator[Lenient]:
     server = Lenient()
-    adversary = Adversary(arena.lab, (LENIENT, PORT), server)
+    adversary = Adversary(arena.lab, LENIENT, server)
     yield server
     adversary.close()
 
