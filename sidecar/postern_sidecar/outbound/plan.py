@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from postern_sidecar.config.model import TLSVersion
     from postern_sidecar.names import Address, Domain
 
+    from .settings import Credentials
+
 
 class Level(enum.Enum):
     """What was achieved, strongest first (contracts section 5); a plan's level is what must be."""
@@ -72,6 +74,7 @@ class PoolKey(NamedTuple):
     plan: Plan
     ehlo: str
     credentials: str  # the Secret's name, "" without
+    account: Credentials | None = None  # what it holds: a session keeps the user that it began with
 
 
 @dataclass(frozen=True, slots=True)

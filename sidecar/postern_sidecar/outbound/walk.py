@@ -208,8 +208,9 @@ class Walk:
         route = self.route
         secret = route.auth.secret_name if route is not None and route.auth is not None else ""
         implicit = route is not None and route.implicit_tls
-        key = PoolKey(*endpoint, implicit, self.next_hop.secure, plan, self.around.settings.hostname, secret)
         credentials = self.around.settings.credentials.get(secret)
+        hostname = self.around.settings.hostname
+        key = PoolKey(*endpoint, implicit, self.next_hop.secure, plan, hostname, secret, credentials)
         return Goal(self.session, exchanger.name, endpoint, plan, key, credentials, self.extended)
 
     # One address

@@ -378,6 +378,19 @@ def test_credentials_that_cannot_be_read() -> None:
     assert (play.dialled, play.reasons) == ([], ["auth_credentials"])
 
 
+def test_a_session_of_the_old_password_is_not_used_with_the_new_one() -> None:
+    """A reload has read the Secret again."""
+    play = routed(587, EHLO=AUTH, AUTH="235 2.7.0 hello")
+    play.deliver()
+    play.new_leg()
+    play.deliver()
+    assert play.dialled == [FIRST]
+    play.configured = replace(play.configured, credentials={"relay": Credentials("user", "new")})
+    play.new_leg()
+    play.deliver()
+    assert play.dialled == [FIRST, FIRST]
+
+
 # OCSP
 
 

@@ -13,6 +13,7 @@ from postern_sidecar.names import Domain, Endpoint
 from postern_sidecar.outbound.link import Link
 from postern_sidecar.outbound.plan import Level, Plan, PoolKey, Staple
 from postern_sidecar.outbound.pool import Pool
+from postern_sidecar.outbound.settings import Credentials
 
 ADDRESS = ip_address("192.0.2.1")
 RECORD = TLSA(3, 1, 1, bytes(32))
@@ -39,6 +40,7 @@ OTHER_KEYS = {
     "insecure MX": KEY._replace(secure=False),
     "EHLO name": KEY._replace(ehlo="other.example.net"),
     "credentials": KEY._replace(credentials="relay"),
+    "what they are": KEY._replace(account=Credentials("user", "new password")),
     "SNI": plan(sni=Domain("mx2.example.org")),
     "level": plan(level=Level.ENCRYPT),
     "TLSA set": plan(records=(RECORD, TLSA(3, 1, 1, b"\1" * 32))),
