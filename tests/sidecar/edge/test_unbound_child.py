@@ -70,7 +70,7 @@ STAND_IN = r"""
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(unbound, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(unbound, "EVERY", 0.05)
-    monkeypatch.setattr(unbound, "PING", 0.5)
+    monkeypatch.setattr(unbound, "PING", 20.0)
     monkeypatch.setattr(child, "GRACE", 0.3)
     anchor = tmp_path / "system.key"
     anchor.write_text("anchor of the system\n")
@@ -101,6 +101,14 @@ class Scene:
             self.changed.set()
 
         return told
+
+    async def down(self, monkeypatch: pytest.MonkeyPatch, **impatience: float) -> None:
+        """Waits until the first one is down, with that little patience for it. The next one has all the time in the
+        world, or a busy machine would see a third."""
+        with monkeypatch.context() as patch:
+            for name, seconds in impatience.items():
+                patch.setattr(unbound, name, seconds)
+            await self.until(lambda: bool(self.downs))
 
     @asynccontextmanager
     async def running(self, directory: Path | str | None = "") -> AsyncIterator[Unbound]:
@@ -172,10 +180,13 @@ async def test_killed_or_frozen_another_takes_its_place(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(child, "GRACE", 60.0)  # of which a frozen one gets none
+    if number is signal.SIGKILL:
+        monkeypatch.setattr(unbound, "EVERY", 60.0)  # its end is noticed without a look whether it answers
     scene = Scene(tmp_path, monkeypatch, {})
     async with scene.running() as supervised:
         await scene.until(lambda: bool(scene.ups))
         os.kill(scene.life()["pid"], number)
+        await scene.down(monkeypatch, PING=0.1)
         await scene.until(lambda: len(scene.ups) == 2)
         assert supervised.restarts == 1
         assert not scene.alive()
@@ -189,15 +200,17 @@ async def test_killed_or_frozen_another_takes_its_place(
 async def test_one_that_no_longer_answers_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(tmp_path, monkeypatch, {"answers": 3}, {})
     async with scene.running():
+        await scene.until(lambda: bool(scene.ups))
+        await scene.down(monkeypatch, PING=0.1)
         await scene.until(lambda: len(scene.ups) == 2)
     assert "does not answer" in scene.downs[0]
 
 
 async def test_it_is_not_up_before_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever answers on its port before that may be anybody."""
-    monkeypatch.setattr(unbound, "START", 0.2)
     scene = Scene(tmp_path, monkeypatch, {"serves": False}, {})
     async with scene.running():
+        await scene.down(monkeypatch, START=0.2)
         await scene.until(lambda: bool(scene.ups))
     assert len(scene.downs) == 1
 
