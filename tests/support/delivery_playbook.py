@@ -21,6 +21,8 @@ import msgspec
 
 from certificates import NOW, issue
 from dns_table import Table, table
+from postern_sidecar.answers import Answer as Known
+from postern_sidecar.answers import Question, State
 from postern_sidecar.config.model import Outbound
 from postern_sidecar.names import domain
 from postern_sidecar.outbound.commands import (
@@ -137,6 +139,7 @@ class Playbook:
         self.dns = dns
         self.hosts = {"192.0.2.1": Host(), "192.0.2.2": Host(), **hosts}
         self.now = 1000.0
+        self.lookup = 0.0  # seconds that the resolver takes
         self.room = True
         self.is_ready = (True, "")
         self.chance: Callable[[list[object]], object] = list.copy  # what the world makes of equal preferences
@@ -231,8 +234,10 @@ class Playbook:
 
     def perform(self, command: Command) -> object:
         match command:
-            case Ask(questions):
-                return tuple(map(self.dns.answer, questions))
+            case Ask(questions, seconds):
+                self.now += min(self.lookup, seconds)
+                answers = tuple(map(self.dns.answer, questions))
+                return answers if self.lookup <= seconds else tuple(_in_vain(each) for each in questions)
             case Admit(destination):
                 self.admitted += [destination] if self.room else []
                 return self.room
@@ -299,6 +304,10 @@ class Playbook:
                 return Lost(answer.reason, answer.detail, tuple(came))
             came.append(reply(answer))
         return came
+
+
+def _in_vain(question: Question) -> Known:
+    return Known(question, State.FAILED, detail="too late")
 
 
 def _target(text: str) -> Any:

@@ -142,7 +142,7 @@ class DeliveryWorld:
 
     def _performed(self, command: commands.Command) -> object:
         match command:
-            case commands.Ask(questions):
+            case commands.Ask(questions, _):
                 self.asked += questions
                 return tuple(map(self.dns.answer, questions))
             case commands.Admit():

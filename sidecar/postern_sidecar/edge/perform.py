@@ -8,10 +8,12 @@ have them calls `release`.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from postern_sidecar.answers import Answer, State
 from postern_sidecar.outbound.commands import (
     Admit,
     Ask,
@@ -34,7 +36,7 @@ from .idle import channel_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from postern_sidecar.answers import Answer, Question
+    from postern_sidecar.answers import Question
     from postern_sidecar.logline import Record
     from postern_sidecar.names import Endpoint
     from postern_sidecar.outbound.plan import Handshake
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LOOKUP: Final = 15.0  # seconds; longer than `edge.resolving` takes for anything
+NO_TIME: Final = "no time is left for an answer"
 CONNECTED = "connected"
 SECURED = "secured"
 
@@ -118,8 +122,8 @@ class Performer:
             case Say(link, data, replies, seconds):
                 held.links.add(link)
                 return await channel_of(link).say(data, replies, seconds)
-            case Ask(questions):
-                return await self.ask(questions)
+            case Ask():
+                return await self._ask(command)
             case Dial(to, seconds):
                 return await self._dial(to, seconds, held)
             case Secure(link):
@@ -152,6 +156,17 @@ class Performer:
             case Log(record):
                 self.log(record)
         return None
+
+    async def _ask(self, command: Ask) -> tuple[Answer, ...]:
+        """The resolver has bounds of its own, and mostly they come first."""
+        questions, seconds = command.questions, command.seconds
+        if seconds >= LOOKUP:
+            return await self.ask(questions)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.ask(questions)
+        except TimeoutError:
+            return tuple(Answer(question, State.FAILED, detail=NO_TIME) for question in questions)
 
     async def _dial(self, to: Endpoint, seconds: float, held: Held) -> Link | Lost:
         channel = await self.dialler(to, seconds)

@@ -26,9 +26,11 @@ Work = Generator["Command", Any, T]
 
 @dataclass(slots=True)
 class Ask:
-    """-> tuple[Answer, ...], in the order of the questions; never raises."""
+    """-> tuple[Answer, ...], in the order of the questions; FAILED is what is not known within `seconds`. Never
+    raises."""
 
     questions: tuple[Question, ...]
+    seconds: float
 
 
 @dataclass(slots=True)

@@ -68,9 +68,9 @@ class Published:
 
 def visit(around: Surroundings, host: Domain, port: int = 25) -> Work[Published]:
     """Its DNS, then all of its addresses, ADDRESSES of them at most. On SMTPS, TLS comes first."""
-    facts = yield from one(look_up(host, port))
     budget = Budget(around.world.monotonic, ADDRESSES, ADDRESSES, SECONDS)
     budget.begin()
+    facts = yield from one(look_up(host, port), budget)
     visits: list[Visit] = []
     for address in facts.addresses[:ADDRESSES]:
         visits.append((yield from _visit(around, facts.base or host, host, Endpoint(address, port), budget)))

@@ -74,7 +74,7 @@ def begin(
 ) -> Work[Walk | Verdict]:
     """To the hosts of a next hop; or what is heard where there is none. `route`: the policy's for `target`."""
     via = None if route is None else route.via
-    hop = yield from one(look_up(target, via=via, own=around.settings.outbound.own_names))
+    hop = yield from one(look_up(target, via=via, own=around.settings.outbound.own_names), budget)
     if isinstance(hop, NoNextHop):
         return Verdict(replies.FAULTS[hop.fault](target), hop.fault.value, hop.detail)
     return Walk(session, around, hop, route, budget, extended)
@@ -159,7 +159,7 @@ class Walk:
     def _look_up(self, group: list[Exchanger]) -> Work[None]:
         self.around.world.shuffle(group)  # type: ignore[arg-type]
         facts = yield from together(
-            [look_up_host(each.name, each.port, dane_wanted=self._wish(each).asks) for each in group]
+            [look_up_host(each.name, each.port, dane_wanted=self._wish(each).asks) for each in group], self.budget
         )
         self._hosts = list(zip(group, facts, strict=True))
         if not self.next_hop.routed and not cut_at_own(self._hosts, self._is_own):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -139,8 +139,18 @@ async def greeting(peer: Peer) -> None:
 class TestCommands:
     async def test_ask(self, desk: Desk) -> None:
         questions = (Question(Domain("example.org"), Kind.A), Question(Domain("example.org"), Kind.AAAA))
-        answers = await desk.performer.perform(one(Ask(questions)))
+        answers = await desk.performer.perform(one(Ask(questions, 120)))
         assert [answer.question for answer in answers] == list(questions)
+
+    async def test_an_answer_that_comes_too_late_is_a_failure(self, desk: Desk) -> None:
+        async def silent(_: tuple[Question, ...]) -> tuple[Answer, ...]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        question = Question(Domain("example.org"), Kind.TLSA)
+        performer = replace(desk.performer, ask=silent)
+        (answer,) = await performer.perform(one(Ask((question,), 0.01)))
+        assert (answer.question, answer.state) == (question, State.FAILED)
 
     async def test_log(self, desk: Desk) -> None:
         record = Record("delivery", "o1", {})

@@ -604,6 +604,15 @@ def test_a_host_that_answers_drop_by_drop_has_no_more(ehlo: str) -> None:
     assert play.now - 1000 == 120
 
 
+def test_lookups_take_of_the_same_time() -> None:
+    """MX, addresses and TLSA, then the first host: 100 s have gone by when the second one is looked up."""
+    play = Playbook(PLAIN, {FIRST: Host(banner="after 25: 554 no")})
+    play.lookup = 25.0
+    assert play.rcpt() == "451 4.4.1 not every mail server of example.org could be tried in time"
+    assert play.now - 1000 == 120
+    assert play.dialled == [FIRST]
+
+
 def test_what_one_recipient_took_the_next_one_has_not() -> None:
     play = Playbook(hosts={FIRST: Host(Lost("connect_timeout")), SECOND: Host(RCPT=["250 ok", "silent"])})
     play.rcpt()
