@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from .settings import Credentials
 
 EHLO_REFUSED: Final = "ehlo_refused"
+KEYWORDS: Final = frozenset({b"STARTTLS", b"AUTH", b"PIPELINING", b"SIZE", b"8BITMIME", b"SMTPUTF8", b"DSN"})
+"""What of an EHLO reply anybody here looks at. The others could be 256 KiB, as long as the connection is kept."""
+LIGHT: Final = 32_768  # octets of certificates and staple; a connection with more, and OpenSSL's copy, is not kept idle
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,10 @@ def reach(goal: Goal, budget: Budget, *, pooled: bool = True) -> Work[Link | Hos
     return (yield from Approach(goal, budget, in_clear=f"{result.reason} {result.detail}".strip()).run())
 
 
+def _heavy(handshake: Handshake | None) -> bool:
+    return handshake is not None and sum(map(len, handshake.chain)) + len(handshake.staple) > LIGHT
+
+
 @dataclass(slots=True)
 class Approach:
     """One connection. `in_clear`: why TLS is not tried; "" where it is. `clear_may_follow`: it failed at TLS, which
@@ -107,7 +114,7 @@ class Approach:
         if failure is not None:
             yield Drop(dialled)
             return failure
-        if not self.in_clear:  # the next message tries TLS again
+        if not self.in_clear and not _heavy(dialled.handshake):  # in clear: the next message tries TLS again
             dialled.key = goal.key
         return dialled
 
@@ -147,7 +154,7 @@ class Approach:
         if isinstance(answer, HostFailure):
             return answer
         if answer.code == 250:
-            link.keywords = answer.keywords
+            link.keywords = {word: value for word, value in answer.keywords.items() if word in KEYWORDS}
             return None
         if 500 <= answer.code <= 509 and self._plain_will_do(link):  # RFC 5321 3.2: it does not know EHLO
             answer = yield from self._say(link, b"HELO %s\r\n" % name, limits.GREETING)

@@ -16,6 +16,7 @@ from cryptography.x509 import ocsp
 from certificates import NOW, issue
 from delivery_playbook import DANE, FULL, LEAF, PLAIN, SHAKEN, STRANGER, ZONE, Host, Playbook, settings
 from dns_table import Table, table
+from postern_sidecar.outbound import client
 from postern_sidecar.outbound.commands import Lost, Secure
 from postern_sidecar.outbound.settings import Credentials
 
@@ -217,6 +218,21 @@ def test_the_next_message_tries_tls_again() -> None:
     play.new_leg()
     play.deliver()
     assert levels(play) == "may"
+
+
+@pytest.mark.parametrize(("padding", "kept"), [(0, 1), (client.LIGHT - len(LEAF.der), 1), (client.LIGHT, 0)])
+def test_a_connection_that_weighs_much_is_not_kept(padding: int, kept: int) -> None:
+    play = Playbook(ONE, {FIRST: Host(TLS=replace(SHAKEN, chain=(LEAF.der,), staple=bytes(padding)))})
+    play.deliver()
+    assert len(play.pool) == kept
+
+
+def test_of_keywords_only_those_that_matter_are_kept() -> None:
+    play = Playbook(ONE, {FIRST: Host(EHLO=FULL.replace("|", f"|{'X' * 2000}|", 1))})
+    play.deliver()
+    (link,) = play.pool.clear()
+    assert b"PIPELINING" in link.keywords
+    assert client.KEYWORDS.issuperset(link.keywords)
 
 
 def test_the_connection_in_clear_may_fail_too() -> None:
