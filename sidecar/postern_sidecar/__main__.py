@@ -2,14 +2,16 @@
 
 Options in, exit code out. What a command does is imported by that command only. Exit codes: 0 as asked; `run` 1 a
 failure, 2 the configuration; `check` 1 some mail would not be delivered, 2 the configuration; `tlsa` 1 a mismatch or a
-warning, 2 a file that is none; `validate` 1 problems, 2 a file that cannot be read; 2 for usage, 130 after Ctrl-C.
-Problems that `validate` finds are its output; everything else that is wrong goes to standard error.
+warning, 2 a file that is none; `validate` 1 problems, 2 a file that cannot be read; 2 for usage, 130 after Ctrl-C, 141
+where nobody reads on (`| head`). Problems that `validate` finds are its output; everything else that is wrong goes to
+standard error.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import re
 import sys
 from ipaddress import ip_address
@@ -29,15 +31,21 @@ if TYPE_CHECKING:
 
 _DEFAULT = Options()
 _INTERRUPTED = 130  # what a shell says of a process that ended by SIGINT
+_NOT_READ = 141  # and by SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = chosen.command
     try:
-        return command(chosen)
+        status = command(chosen)
+        print(end="", flush=True)
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return _NOT_READ
+    return status
 
 
 def _run(chosen: argparse.Namespace) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 import random
 import signal
 import sys
@@ -127,12 +126,8 @@ def _not_logged(_: Record) -> None:
 
 
 def run(command: Coroutine[None, None, int]) -> int:
-    """Its exit code; SIGTERM ends it as Ctrl-C does, with nothing left behind, and so does `| head`."""
-    try:
-        return asyncio.run(_until_told(command))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
-        return 128 + signal.SIGPIPE
+    """Its exit code; SIGTERM ends it as Ctrl-C does, with nothing left behind."""
+    return asyncio.run(_until_told(command))
 
 
 async def _until_told(command: Coroutine[None, None, int]) -> int:

@@ -96,6 +96,21 @@ async def run(*arguments: str, **env: str) -> Ended:
     return Ended(process.returncode, out.decode(), err.decode())
 
 
+async def unread(*arguments: str) -> tuple[int | None, bytes]:
+    """Exit status and standard error, where nobody reads standard output."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "postern_sidecar", *arguments),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(SIDECAR)},
+    )
+    os.close(writing)
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode, err
+
+
 def host(folder: Path, *chain: Any) -> Callable[[Peer], Awaitable[None]]:
     """Takes STARTTLS, and hears QUIT before anything that belongs to a message."""
 
@@ -167,19 +182,9 @@ class TestCheck:
 
     async def test_nobody_reads_to_the_end(self, tmp_path: Path) -> None:
         """`check ... | head -1`"""
-        reading, writing = os.pipe()
-        os.close(reading)
         async with serving({**PROVED, ("a.example.", "MX"): Reply(["0 ."])}) as server:
             file = policy(tmp_path, spec(server.endpoint))
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "postern_sidecar", "check", "--config", file, "a.example"),
-                stdout=writing,
-                stderr=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": str(SIDECAR)},
-            )
-            os.close(writing)
-            _, err = await asyncio.wait_for(process.communicate(), 60)
-        assert (process.returncode, err) == (128 + signal.SIGPIPE, b"")
+            assert await unread("check", "--config", file, "a.example") == (128 + signal.SIGPIPE, b"")
 
     def test_a_resolver_that_never_answers_is_not_waited_for(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -364,6 +369,9 @@ class TestRecords:
         path = folder / "chain.pem"
         path.write_bytes(LEAF.key_pem + pem_chain(LEAF, ROOT))
         return str(path)
+
+    async def test_nobody_reads_them(self, tmp_path: Path) -> None:
+        assert await unread("tlsa", self.file(tmp_path)) == (128 + signal.SIGPIPE, b"")
 
     @pytest.mark.parametrize(
         ("options", "of"),
