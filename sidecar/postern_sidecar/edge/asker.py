@@ -59,12 +59,11 @@ class Asker:
         servers: Iterable[Endpoint] = (),
         *,
         counts: Counts | None = None,
-        cache: AnswerCache | None = None,
         now: Callable[[], float] | None = None,
     ) -> None:
         self.servers = tuple(servers)
         self._counts = Counts() if counts is None else counts
-        self._cache = AnswerCache() if cache is None else cache
+        self._cache = AnswerCache()
         self._now = now or asyncio.get_running_loop().time
         self._under_way: dict[Question, asyncio.Task[Answer]] = {}
         self._tasks: set[asyncio.Task[Answer]] = set()  # these, and those that `forget` took out of there
