@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
+from delivery_playbook import reply
 from postern_sidecar.outbound import commands
 from postern_sidecar.outbound.commands import Lost
 from postern_sidecar.outbound.envelope import Recipient, Sender
@@ -38,12 +39,6 @@ T = TypeVar("T")
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 KEYWORDS = (b"STARTTLS", b"PIPELINING", b"8BITMIME", b"SMTPUTF8", b"SIZE 10000000")
 VERSION, CIPHER = "TLS1.3", "TLS_AES_256_GCM_SHA384"
-
-
-def reply(text: str) -> Reply:
-    """`550 5.1.1 no such user`"""
-    code, _, words = text.partition(" ")
-    return Reply(int(code), (words.encode(),))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import msgspec
 import pytest
 
 from certificates import EXPIRED, issue
-from delivery_world import DeliveryWorld, Host, own_words, reply
+from delivery_playbook import reply
+from delivery_world import DeliveryWorld, Host, own_words
 from dns_table import table
 from postern_sidecar.answers import Kind
 from postern_sidecar.config.model import OCSP, Auth, Dane, Outbound, OutboundTLS, Route, Skip, SkipLevel, WithoutDane

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from certificates import issue
-from delivery_world import CIPHER, VERSION, DeliveryWorld, Host, reply
+from delivery_playbook import reply
+from delivery_world import CIPHER, VERSION, DeliveryWorld, Host
 from dns_table import table
 from postern_sidecar.config.model import Auth, Dane, Digest, Outbound, Route
 from postern_sidecar.config.scalars import HostPort, Network, Pattern
