@@ -5,6 +5,9 @@ ourselves, it and all that are not preferred to it fall away (5.1), for mail tha
 address that must not be dialled, or that did not connect a moment ago, is passed over. Ten addresses and five sessions
 are a transaction's lot (contracts section 5).
 
+A submitter may take its time between RCPT and DATA. A host whose turn comes when its records' time to live is over is
+looked up again: there may be TLSA records by then, and the old ones may be gone.
+
 It knows no SMTP: `outbound.client` goes to one address, `outbound.leg` decides that a host will not do. Raises nothing.
 """
 
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .surroundings import Surroundings
 
+MOMENT: Final = 1.0  # seconds that an answer is good for, even one without a time to live: its first use
 REFUSING: Final = frozenset({"connect_refused", "unreachable"})
 """Reasons of `Lost` that say something of the address however little time there was for it."""
 
@@ -97,7 +101,9 @@ class Walk:
     _groups: list[list[Exchanger]] = field(default_factory=list)
     _hosts: list[tuple[Exchanger, HostFacts]] = field(default_factory=list)
     _goals: list[Goal] = field(default_factory=list)
-
+    _looked: float = 0.0  # when `_hosts` were looked up, monotonic
+    _until: float = 0.0  # so long may what `_goals` were made of be believed
+    _tried: set[tuple[Domain | Address, Endpoint]] = field(default_factory=set)
     _today: date = field(init=False)  # one day for the lookups and the plans made of them
 
     def __post_init__(self) -> None:
@@ -150,9 +156,15 @@ class Walk:
                 self.complete = False
                 return None
             if self._goals:
-                return self._goals.pop(0)
+                if self.around.world.monotonic() < self._until:
+                    goal = self._goals.pop(0)
+                    self._tried.add((goal.host, goal.endpoint))
+                    return goal
+                outdated = self.known.pop()
+                self._goals, self._hosts = [], [(outdated.exchanger, outdated.facts), *self._hosts]
             if self._hosts:
-                yield from self._plan(*self._hosts.pop(0))
+                exchanger, facts = self._hosts.pop(0)
+                yield from self._plan(exchanger, (yield from self._still(exchanger, facts)))
             else:
                 yield from self._look_up(self._groups.pop(0))
 
@@ -162,10 +174,21 @@ class Walk:
             [look_up_host(each.name, each.port, dane_wanted=self._wish(each).asks) for each in group], self.budget
         )
         self._hosts = list(zip(group, facts, strict=True))
+        self._looked = self.around.world.monotonic()
         if not self.next_hop.routed and not cut_at_own(self._hosts, self._is_own):
             self._hosts, self._groups = [], []
             reply = replies.LOOP(self.next_hop.domain)
             yield from self.note(HostFailure(group[0].name, Fault.LOOP.value, reply, connected=False))
+
+    def _still(self, exchanger: Exchanger, facts: HostFacts) -> Work[HostFacts]:
+        """What may be believed of a host now."""
+        looked = self._looked
+        if facts.fault is None and self.around.world.monotonic() >= looked + max(facts.tlsa_ttl, MOMENT):
+            wanted = self._wish(exchanger).asks
+            facts = yield from one(look_up_host(exchanger.name, exchanger.port, dane_wanted=wanted), self.budget)
+            looked = self.around.world.monotonic()
+        self._until = looked + max(facts.tlsa_ttl, MOMENT)
+        return facts
 
     def _is_own(self, address: Address) -> bool:
         return self.around.forbidden.why(address) == "own address"
@@ -193,7 +216,10 @@ class Walk:
             reply = replies.NOT_SECURED._replace(enhanced=plan.code)(exchanger.name)
             yield from self.note(HostFailure(exchanger.name, plan.reason, reply, plan.message))
             return
-        self._goals = [self._goal(exchanger, Endpoint(address, exchanger.port), plan) for address in facts.addresses]
+        places = (Endpoint(address, exchanger.port) for address in facts.addresses)
+        self._goals = [
+            self._goal(exchanger, place, plan) for place in places if (exchanger.name, place) not in self._tried
+        ]
 
     def _no_address(self, fault: Fault) -> Reply:
         """Of an MX host, or of the domain itself. A route's relay is the policy's fault, and that bounces nothing."""

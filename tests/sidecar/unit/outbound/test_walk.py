@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from delivery_playbook import DANE, PLAIN, ZONE, Host, Playbook, settings
+from delivery_playbook import DANE, FULL, MATCHING, PLAIN, SHAKEN, ZONE, Host, Playbook, settings
 from dns_table import table
-from postern_sidecar.outbound.commands import Dial, Lost
+from postern_sidecar.outbound.commands import Ask, Dial, Lost
 
 FIRST, SECOND = "192.0.2.1", "192.0.2.2"
 REFUSED = Lost("connect_refused", "Connection refused")
@@ -48,6 +48,46 @@ def test_hosts_of_one_preference_are_looked_up_at_once_and_others_only_when_it_i
     ]
     assert asked[1] == {"aa.example.org", "mx.example.org"}
     assert not any("backup.example.org" in names for names in asked)
+
+
+def test_a_host_whose_records_have_expired_is_looked_up_again() -> None:
+    """It has published TLSA records while the submitter took its time: nothing goes there as if it had none."""
+    hosts = "example.org MX 10 aa.example.org\nexample.org MX 10 mx.example.org\naa.example.org A 192.0.2.2"
+    before = f"{hosts}\nmx.example.org 60 A 192.0.2.1"
+    for pause, level in ((59, "clear"), (61, "dane")):
+        play = Playbook(table(before), {SECOND: Host(DATA="lost"), FIRST: Host(TLS=SHAKEN)})
+        play.chance = lambda hosts: hosts.sort(key=repr)
+        assert play.rcpt() == "250 ok"
+        play.dns = table(f"{before}\n_25._tcp.mx.example.org TLSA {MATCHING}")
+        play.hosts[FIRST].script["EHLO"] = ["250 mx"] if level == "clear" else [FULL]
+        play.now += pause
+        assert play.start() == "354 go ahead"
+        play.finish()
+        assert play.outcome["level"].value == level
+
+
+def test_so_is_one_with_addresses_left() -> None:
+    zone = "example.org MX 10 mx.example.org\nmx.example.org 60 A 192.0.2.1\nmx.example.org 60 A 192.0.2.2"
+    for pause, told in ((59, "354 go ahead"), (61, "451 4.7.4 mx.example.org does not offer the TLS that")):
+        play = Playbook(table(zone), {name: Host(EHLO="250 mx") for name in (FIRST, SECOND)})
+        play.hosts[FIRST].script["DATA"] = ["lost"]
+        assert play.rcpt() == "250 ok"
+        play.dns = table(f"{zone}\n_25._tcp.mx.example.org TLSA {MATCHING}")
+        play.now += pause
+        assert play.start().startswith(told)
+
+
+def test_an_answer_without_a_time_to_live_is_used_once() -> None:
+    zone = "example.org MX 10 mx.example.org\nmx.example.org 0 A 192.0.2.1\nmx.example.org 0 A 192.0.2.2"
+    play = Playbook(table(zone), {FIRST: Host(banner="silent"), SECOND: Host()})
+    assert play.rcpt() == "250 ok"
+    assert play.dialled == [FIRST, SECOND]
+    assert [
+        question.name for command in play.commands if isinstance(command, Ask) for question in command.questions
+    ] == [
+        "example.org",
+        *["mx.example.org", "mx.example.org", "_25._tcp.mx.example.org"] * 2,
+    ]
 
 
 # Limits
