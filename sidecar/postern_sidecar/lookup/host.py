@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Final
 
 from postern_sidecar.answers import TLSA, Kind, Question, State
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 
 KNOWN: Final = 1024  # names of TLSA records that are kept
+MAX_ADDRESSES: Final = 64
+"""Of a host, as they take turns; the others are as if they were not there. A transaction tries ten, and each is looked
+at on its way: thirty hosts with 512 of them would hold everybody's mail up for half a second, message by message."""
 
 _STATE = {State.BOGUS: TLSAState.BOGUS, State.FAILED: TLSAState.FAILED}
 _FAULT = {State.BOGUS: Fault.BOGUS, State.FAILED: Fault.FAILED}
@@ -106,4 +109,4 @@ def _turns(families: list[tuple[object, ...]]) -> tuple[Address, ...]:
     """IPv6 first, then by turns (RFC 8305 4), none twice. ::ffff:127.0.0.1 is 127.0.0.1, and is dialled as little."""
     turns = (record for pair in zip_longest(*families) for record in pair)
     addresses = (unmapped(record) for record in turns if isinstance(record, IPv4Address | IPv6Address))
-    return tuple(dict.fromkeys(addresses))
+    return tuple(islice(dict.fromkeys(addresses), MAX_ADDRESSES))

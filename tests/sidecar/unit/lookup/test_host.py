@@ -8,7 +8,7 @@ import pytest
 
 from dns_table import Table, run, table
 from postern_sidecar.answers import TLSA, Kind, Question
-from postern_sidecar.lookup.host import KNOWN, host, tlsa_name
+from postern_sidecar.lookup.host import KNOWN, MAX_ADDRESSES, host, tlsa_name
 from postern_sidecar.lookup.hosts import Fault, HostFacts, TLSAState
 from postern_sidecar.names import domain
 
@@ -240,6 +240,14 @@ def test_unwanted_nothing_more_is_asked() -> None:
 def test_row_6_an_address_asks_nothing(address: str) -> None:
     literal = ip_address(address)
     assert run(host(literal), table("")) == (HostFacts(literal, literal, (literal,)), [])
+
+
+def test_no_more_addresses_than_anybody_will_dial() -> None:
+    """Of both families, as they take turns."""
+    zone = "".join(f"mx.example.org A 192.0.2.{last}\nmx.example.org AAAA 2001:db8::{last}\n" for last in range(200))
+    facts, _ = run(host(domain("mx.example.org")), table(zone))
+    assert len(facts.addresses) == MAX_ADDRESSES
+    assert sum(address.version == 6 for address in facts.addresses) == MAX_ADDRESSES / 2
 
 
 def test_families_take_turns_and_ipv6_begins() -> None:
