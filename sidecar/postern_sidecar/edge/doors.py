@@ -431,7 +431,7 @@ class Door(SMTP):
         self._over = self._over or self._at < len(self._input)
 
     async def _message(self, transaction: Transaction) -> None:
-        fault, rest = await transaction.stream(self._body, self._trace(transaction), self._line_ends())
+        fault, rest = await transaction.stream(self._body, self._trace(transaction), self._line_ends(transaction))
         self._over = self._over or rest is None
         self._input, self._at = rest or b"", 0
         self._transaction = None
@@ -453,8 +453,8 @@ class Door(SMTP):
         hostname = transaction.settings.hostname
         return received(peer, self._helo, hostname, protocol, transaction.session, relay.wall())
 
-    def _line_ends(self) -> BareNewline:
-        return self.house.relay.settings.outbound.submission.bare_newline or self.bare_newline
+    def _line_ends(self, transaction: Transaction) -> BareNewline:
+        return transaction.settings.outbound.submission.bare_newline or self.bare_newline
 
     async def smtp_RSET(self, arg: Any) -> None:
         if arg.strip(b" "):

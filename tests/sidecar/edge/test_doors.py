@@ -8,6 +8,7 @@ import gc
 import re
 import smtplib
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -548,6 +549,17 @@ async def test_bare_newlines_are_each_doors_own_matter(door: str, mode: BareNewl
         assert await client.codes(1) == [b"250 2.0.0" if passes else b"550 5.5.2"]
         if passes:
             assert message(home.leg("a.example").message) == b"Subject: x\r\n\r\n..\r\nMAIL\r\n"
+
+
+async def test_a_transaction_keeps_its_line_ends_over_a_reload() -> None:
+    async with house(Outbound(submission=Submission(bare_newline=BareNewline.REJECT))) as home, home.smtp() as client:
+        await client.ask(b"MAIL FROM:<a@b>")
+        assert (await client.ask(b"RCPT TO:<u@a.example>")).startswith(b"250")
+        now = Outbound(submission=Submission(bare_newline=BareNewline.NORMALIZE))
+        home.relay.settings = replace(home.relay.settings, outbound=now)
+        await client.ask(b"DATA")
+        client.send(b"a\n\r\n.\r\n")
+        assert await client.codes(1) == [b"550 5.5.2"]
 
 
 async def test_a_message_that_does_not_pass_is_refused_for_all() -> None:
