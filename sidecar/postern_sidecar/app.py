@@ -96,12 +96,12 @@ class Sidecar:
         self.exposure = exposed.Exposure()
         self.retired: list[ListeningPort] = []  # no longer listening, sessions left
         self.metrics = Metrics(VERSION)
-        self.outbound = OutboundHalf(options, self.metrics, self.log, self._look_whether_drained)
         self.formatter = _formatter(current.policy)
         self.output = LogWriter(sys.stdout.fileno(), self.loop, self._lost_lines, self.metrics.log_dropped)
         limit = raise_limit()
         in_use = open_now() + PER_LISTENER * len(current.policy.spec.inbound)
         self.room = Room(limit, in_use, self._pause_accepting, self._resume_accepting)
+        self.outbound = OutboundHalf(options, self.metrics, self.log, self._look_whether_drained, self.room)
         ids = itertools.count(1)
         self.shared = Shared(
             loop=self.loop,

@@ -12,6 +12,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 from postern_sidecar.config.model import Outbound
+from postern_sidecar.edge.descriptors import Lent, Room
 from postern_sidecar.edge.perform import Held
 from postern_sidecar.edge.submission import serve
 from postern_sidecar.edge.transaction import Relay
@@ -37,6 +38,13 @@ OK = Reply(250, (b"2.1.5 ok",))
 GO = Reply(354, (b"go",))
 QUEUED = Reply(250, (b"2.0.0 queued",))
 PATIENCE = 5.0
+
+
+def lent(limit: int = 1 << 20) -> Lent:
+    """Descriptors for outbound, of so many that a process may have."""
+    lent = Lent(Room(limit, 0, lambda: None, lambda: None))
+    lent.fit(2000, 512, 256)
+    return lent
 
 
 class Gate:
@@ -300,7 +308,7 @@ async def house(outbound: Outbound | None = None, **scripts: NextHopScript) -> A
     performer: Any = made.performer
     make_leg: Callable[..., Any] = made.make_leg
     made.relay = Relay(settings, performer, make_leg, lambda: NOW, lambda: f"o{next(ids):04x}", made.lines.append)
-    made.open = await serve(made.relay, ephemeral=True)
+    made.open = await serve(made.relay, lent(), ephemeral=True)
     try:
         yield made
     finally:

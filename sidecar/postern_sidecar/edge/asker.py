@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 10.0  # seconds for a question in all
 TRY: Final = 2.5  # seconds for one server, until the next one's turn, or its own again
-AT_ONCE: Final = 256  # questions under way, a socket each
+AT_ONCE: Final = 256  # questions under way, a socket each, or two
 WAITING: Final = 4096  # and those that wait for their turn
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -52,13 +52,15 @@ class Counts:
 
 
 class Asker:
-    """`servers`: in the order to ask them; without one, every question that the cache cannot answer fails at once."""
+    """`servers`: in the order to ask them; without one, every question that the cache cannot answer fails at once.
+    `at_once`: questions under way, where descriptors are too few for AT_ONCE."""
 
     def __init__(
         self,
         servers: Iterable[Endpoint] = (),
         *,
         counts: Counts | None = None,
+        at_once: int | None = None,
         now: Callable[[], float] | None = None,
     ) -> None:
         self.servers = tuple(servers)
@@ -67,7 +69,8 @@ class Asker:
         self._now = now or asyncio.get_running_loop().time
         self._under_way: dict[Question, asyncio.Task[Answer]] = {}
         self._tasks: set[asyncio.Task[Answer]] = set()  # these, and those that `forget` took out of there
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._at_once = AT_ONCE if at_once is None else at_once
+        self._turns = asyncio.Semaphore(self._at_once)
         self._closed = False
 
     async def ask(self, questions: tuple[Question, ...]) -> tuple[Answer, ...]:
@@ -116,7 +119,7 @@ class Asker:
             return task
         if self._closed or not self.servers:
             return failed(question, "there is no resolver now")
-        if len(self._tasks) >= AT_ONCE + WAITING:
+        if len(self._tasks) >= self._at_once + WAITING:
             return failed(question, "too many questions at once")
         task = asyncio.get_running_loop().create_task(self._find(question))
         self._under_way[question] = task

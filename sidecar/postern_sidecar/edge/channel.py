@@ -51,13 +51,15 @@ class _For(enum.Enum):
 
 
 class Channel(asyncio.Protocol):
-    """`lost`: why nothing more goes over it. `on_idle`: called once, when the peer speaks or goes while set."""
+    """`lost`: why nothing more goes over it. `on_idle`: called once, when the peer speaks or goes while set.
+    `on_closed`: called once, when its socket is no more."""
 
     __slots__ = (
         "_deadlines",
         "_engine",
         "_for",
         "_full",
+        "_on_closed",
         "_owed",
         "_reader",
         "_replies",
@@ -72,8 +74,9 @@ class Channel(asyncio.Protocol):
         "on_idle",
     )
 
-    def __init__(self, deadlines: Deadlines) -> None:
+    def __init__(self, deadlines: Deadlines, on_closed: Callable[[], None] | None = None) -> None:
         self._deadlines = deadlines
+        self._on_closed = on_closed
         self._transport: asyncio.Transport
         self._engine: Engine | None = None
         self._reader = ReplyReader()
@@ -253,6 +256,13 @@ class Channel(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lose("connection_lost", getattr(exc, "strerror", None) or "closed by the peer")
         self._deadlines.unset(self)
+        self.closed()
+
+    def closed(self) -> None:
+        """For good, or it never was open."""
+        on_closed, self._on_closed = self._on_closed, None
+        if on_closed is not None:
+            on_closed()
 
     def pause_writing(self) -> None:
         self._full = True

@@ -50,6 +50,13 @@ class IdleLinks:
             channel_of(out).close(quit=True)
         self._watch()
 
+    def drop_oldest(self) -> bool:
+        """At once: somebody has no descriptor. False: there is none here."""
+        link = self.pool.oldest()
+        if link is not None:
+            channel_of(link).close()
+        return link is not None
+
     def close(self) -> None:
         """All of them: the process ends."""
         for link in self.pool.clear():

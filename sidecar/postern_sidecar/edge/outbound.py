@@ -7,21 +7,22 @@ Decisions are `outbound`'s, `lookup`'s and `dane`'s; what is here is which objec
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
 import time
 from typing import TYPE_CHECKING, Final
 
 from postern_sidecar.logline import Record
+from postern_sidecar.outbound.commands import NO_DESCRIPTORS, Lost
 from postern_sidecar.outbound.forbidden import Forbidden
 from postern_sidecar.outbound.leg import Leg
 from postern_sidecar.outbound.memory import Unreachable
-from postern_sidecar.outbound.pool import Pool
+from postern_sidecar.outbound.pool import MOST, Pool
 from postern_sidecar.outbound.settings import Settings, World
 from postern_sidecar.outbound.surroundings import Surroundings
 
 from . import credentials, submission
 from .admission import Admission
+from .asker import AT_ONCE
 from .deadlines import Deadlines
 from .dial import dial
 from .idle import IdleLinks
@@ -41,12 +42,14 @@ if TYPE_CHECKING:
     from postern_sidecar.outbound.envelope import Sender
     from postern_sidecar.outbound.transaction import NextHop
 
+    from .channel import Channel
+    from .descriptors import Lent
 CLOSING: Final = 5.0  # seconds for what was aborted to notice
 
 
 class Outbound:
     """Made by `start`. `write` takes lines for the log, `next_id` names a submission in them; `on_quiet` is called when
-    the doors are closed and the last delivery has ended."""
+    the doors are closed and the last delivery has ended. Raises BindError where `lent` has too few descriptors."""
 
     def __init__(
         self,
@@ -56,9 +59,12 @@ class Outbound:
         write: Callable[[Record], None],
         next_id: Callable[[], str],
         on_quiet: Callable[[], None],
+        lent: Lent,
     ) -> None:
         loop = asyncio.get_running_loop()
         limits = settings.outbound.limits
+        self._lent = lent
+        _fit(lent, settings.outbound)
         self.counts = OutboundCounts()
         self.quiet = False
         self.terminating = False
@@ -71,9 +77,7 @@ class Outbound:
         self._idle = IdleLinks(Pool(limits.reuse, limits.idle.seconds))
         self._admission = Admission(limits.per_destination)
         self._resolving = self._make_resolver(settings.outbound.dns)
-        performer = Performer(
-            self._ask, self._log, functools.partial(dial, self._deadlines), self._idle, self._admission, self.counts
-        )
+        performer = Performer(self._ask, self._log, self._dial, self._idle, self._admission, self.counts)
         self._relay = Relay(settings, performer, self._leg_maker(settings), time.time, next_id, self._log)
         self._doors: submission.Submission
         self._ephemeral = False
@@ -85,15 +89,18 @@ class Outbound:
     async def start(self, *, ephemeral: bool) -> None:
         """Raises BindError with nothing left behind."""
         self._ephemeral = ephemeral
-        self._doors = await submission.serve(self._relay, ephemeral=ephemeral)
+        self._doors = await submission.serve(self._relay, self._lent, ephemeral=ephemeral)
         self._resolving.start()
 
     async def replace(self, settings: Settings) -> None:
         """What new transactions get. Those that run keep what they began with, but for the resolver: where its settings
         change, lookups under way fail (451). All or nothing: raises BindError."""
         before, where = self._relay.settings, settings.outbound.submission
+        _fit(self._lent, settings.outbound)
         if _ports(where) != _ports(before.outbound.submission):
-            doors = await submission.serve(self._relay, where, ephemeral=self._ephemeral, before=self._doors)
+            doors = await submission.serve(
+                self._relay, self._lent, where, ephemeral=self._ephemeral, before=self._doors
+            )
             self._retire(self._doors)
             self._doors = doors
         self._relay.settings, self._relay.make_leg = settings, self._leg_maker(settings)
@@ -115,7 +122,7 @@ class Outbound:
         def say(message: str) -> None:
             self._write(Record("dns", "", {"message": message}))
 
-        return Resolving(dns, state_dir=self._state_dir, on_event=say)
+        return Resolving(dns, state_dir=self._state_dir, on_event=say, at_once=self._lent.questions)
 
     def _leg_maker(self, settings: Settings) -> Callable[[Sender, NextHop, str], Leg]:
         forbidden = Forbidden(settings.outbound, settings.own)
@@ -124,6 +131,14 @@ class Outbound:
 
     async def _ask(self, questions: tuple[Question, ...]) -> tuple[Answer, ...]:
         return await self._resolving.ask(questions)
+
+    async def _dial(self, to: Endpoint, seconds: float) -> Channel | Lost:
+        """Idle connections make way for one that is wanted."""
+        while not self._lent.next_hops.take():
+            if not self._idle.drop_oldest():
+                return Lost(NO_DESCRIPTORS, "all that outbound may have are in use: raise ulimit -n")
+            await asyncio.sleep(0)  # the loop's next turn closes it
+        return await dial(self._deadlines, to, seconds, self._lent.next_hops.give)
 
     def _log(self, record: Record) -> None:
         self.counts.record(record)
@@ -212,3 +227,8 @@ def settings_of(
 
 def _ports(doors: Submission) -> tuple[int, int]:
     return doors.port, doors.lmtp_port
+
+
+def _fit(lent: Lent, section: Section) -> None:
+    """Raises BindError."""
+    lent.fit(section.limits.connections, MOST, AT_ONCE)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from postern_sidecar.logline import Record
 
+from .bind import BindError
+from .descriptors import Lent
 from .hostname import system_hostname
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from postern_sidecar.config.options import Options
     from postern_sidecar.names import Address, Endpoint
 
+    from .descriptors import Room
     from .metrics import Metrics
     from .outbound import Outbound
 
@@ -28,12 +31,18 @@ class OutboundHalf:
     """`write` takes lines for the log; `on_quiet` is called whenever one of them has nothing to deliver any more."""
 
     def __init__(
-        self, options: Options, metrics: Metrics, write: Callable[[Record], None], on_quiet: Callable[[], None]
+        self,
+        options: Options,
+        metrics: Metrics,
+        write: Callable[[Record], None],
+        on_quiet: Callable[[], None],
+        room: Room,
     ) -> None:
         self._options = options
         self._metrics = metrics
         self._write = write
         self._on_quiet = on_quiet
+        self._lent = Lent(room)
         self._current: Outbound | None = None
         self._left: list[Outbound] = []  # no longer in the policy, deliveries left
         self._ids = itertools.count(1)  # of submissions, unique in the process
@@ -52,14 +61,19 @@ class OutboundHalf:
         if self._current is not None:
             await self._current.replace(settings)
             return
-        started = outbound.Outbound(
-            settings,
-            state_dir=options.state_dir,
-            write=self._write,
-            next_id=lambda: f"o{next(self._ids):04x}",
-            on_quiet=self._on_quiet,
-        )
-        await started.start(ephemeral=options.ephemeral_ports)
+        try:
+            started = outbound.Outbound(
+                settings,
+                state_dir=options.state_dir,
+                write=self._write,
+                next_id=lambda: f"o{next(self._ids):04x}",
+                on_quiet=self._on_quiet,
+                lent=self._lent,
+            )
+            await started.start(ephemeral=options.ephemeral_ports)
+        except BindError:
+            self._give_back()
+            raise
         self._current = started
         self._metrics.outbound(started.collector())
 
@@ -69,6 +83,11 @@ class OutboundHalf:
             self._left.append(self._current)
             self._current = None
             self._metrics.outbound(None)
+
+    def _give_back(self) -> None:
+        """Descriptors, where no outbound is left."""
+        if not self._all:
+            self._lent.give_back()
 
     def _warn(self, message: str) -> None:
         self._write(Record("warning", "", {"message": message}))
@@ -107,7 +126,11 @@ class OutboundHalf:
         """Close those that are no longer in the policy and have nothing left to deliver."""
         for outbound in [outbound for outbound in self._left if outbound.quiet]:
             self._left.remove(outbound)
-            spawn(outbound.close())
+            spawn(self._end(outbound))
+
+    async def _end(self, outbound: Outbound) -> None:
+        await outbound.close()
+        self._give_back()
 
     async def close(self) -> None:
         """Everything, at once."""

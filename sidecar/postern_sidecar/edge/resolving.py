@@ -49,6 +49,7 @@ T = TypeVar("T")
 
 class Resolving:
     """`on_event` takes lines for the log (the event `dns`). `state_dir` None: the embedded resolver keeps nothing.
+    `at_once`: `Asker`'s.
 
     For metrics: `counts`, `restarts`, `verdict` (None: not known yet)."""
 
@@ -58,6 +59,7 @@ class Resolving:
         *,
         state_dir: Path | None,
         on_event: Callable[[str], None],
+        at_once: int | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.counts = Counts()
@@ -65,7 +67,7 @@ class Resolving:
         self._dns = dns
         self._say = on_event
         self._chance = chance
-        self._asker = Asker(counts=self.counts)
+        self._asker = Asker(counts=self.counts, at_once=at_once)
         self._candidates: tuple[Endpoint, ...] = ()
         self._why = "the resolver has not passed its self-test yet"
         self._told = ""

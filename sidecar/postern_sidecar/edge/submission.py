@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from postern_sidecar.config.model import Submission as Doors
 
+    from .descriptors import Lent
     from .transaction import Relay
 
 LOOPBACKS: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
@@ -32,9 +33,10 @@ LOOPBACKS: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 class House:
     """What the sessions of both doors share."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, lent: Lent) -> None:
         self.loop = asyncio.get_running_loop()
         self.relay = relay
+        self._room = lent.sessions
         self.draining = False
         self.sessions: set[Door] = set()
         self.turned_away: set[Door] = set()  # those who still get to read why
@@ -61,20 +63,24 @@ class House:
         """Whether there is room."""
         if self.draining or len(self.sessions) >= self.relay.settings.outbound.limits.connections:
             return False
+        if not self._room.take():
+            return False
         self.sessions.add(session)
         self.empty.clear()
         return True
 
     def turn_away(self, session: Door) -> bool:
         """Whether one for whom there is no room may linger."""
-        if len(self.turned_away) >= TURNED_AWAY_AT_ONCE:
+        if len(self.turned_away) >= TURNED_AWAY_AT_ONCE or not self._room.take():
             return False
         self.turned_away.add(session)
         return True
 
     def leave(self, session: Door) -> None:
-        self.turned_away.discard(session)
-        self.sessions.discard(session)
+        for there in (self.turned_away, self.sessions):
+            if session in there:
+                there.remove(session)
+                self._room.give()
         if not self.sessions:
             self.empty.set()
 
@@ -119,11 +125,16 @@ class Submission:
 
 
 async def serve(
-    relay: Relay, where: Doors | None = None, *, ephemeral: bool = False, before: Submission | None = None
+    relay: Relay,
+    lent: Lent,
+    where: Doors | None = None,
+    *,
+    ephemeral: bool = False,
+    before: Submission | None = None,
 ) -> Submission:
     """Open both doors, on every loopback that there is: at the relay's ports, or those of `where`. Ports that `before`
     has are taken over from it; it has to be drained then. Raises BindError; a machine without IPv6 is a warning."""
-    house = House(relay)
+    house = House(relay, lent)
     submission = where or relay.settings.outbound.submission
     doors = {"smtp": (Door, submission.port, "port"), "lmtp": (LMTPDoor, submission.lmtp_port, "lmtpPort")}
     bound: list[tuple[str, type[Door], socket.socket]] = []

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from . import budget as limits
 from . import login, record, replies
-from .commands import Dial, Drop, Log, Lost, Say, Secure, TakePooled
+from .commands import NO_DESCRIPTORS, Dial, Drop, Log, Lost, Say, Secure, TakePooled
 from .failure import HostFailure
 from .plan import Level
 from .trust import NotTrusted, judge
@@ -106,7 +106,9 @@ class Approach:
         goal = self.goal
         dialled: Link | Lost = yield Dial(goal.endpoint, self.budget.within(limits.CONNECT))
         if isinstance(dialled, Lost):
-            return goal.failure(dialled.reason, replies.NOT_CONNECTED(goal.host), dialled.detail, connected=False)
+            ours = dialled.reason == NO_DESCRIPTORS
+            reply = replies.NO_DESCRIPTORS() if ours else replies.NOT_CONNECTED(goal.host)
+            return goal.failure(dialled.reason, reply, dialled.detail, connected=False)
         self.budget.sessions -= 1
         failure = yield from self._greet(dialled)
         if failure is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
     from postern_sidecar.answers import Question
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from .link import Link
     from .plan import Plan, PoolKey
+
+NO_DESCRIPTORS: Final = "no_descriptors"
+"""Of `Lost.reason`: nobody was asked, it is our own want."""
 
 T = TypeVar("T")
 Work = Generator["Command", Any, T]

@@ -68,6 +68,10 @@ class Pool:
             old.append(self._oldest())
         return old
 
+    def oldest(self) -> Link | None:
+        """To be closed for want of descriptors; it is no longer in the pool."""
+        return self._oldest() if self._kept else None
+
     def clear(self) -> list[Link]:
         """All of them, at the end of the process."""
         links = list(self._kept)

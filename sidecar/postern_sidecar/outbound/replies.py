@@ -49,6 +49,7 @@ NOT_VALIDATING: Final = Text(451, "4.7.5", "DNSSEC validation is not proved to w
 NOT_SECURED: Final = Text(451, "4.7.5", "{} cannot be authenticated as its DNS or the policy demands")
 NO_STARTTLS: Final = Text(451, "4.7.4", "{} does not offer the TLS that its DNS or the policy demands")
 NOT_CONNECTED: Final = Text(451, "4.4.1", "{} does not answer")
+NO_DESCRIPTORS: Final = Text(451, "4.3.2", "no file descriptor is left here, try again")
 CONNECTION_LOST: Final = Text(451, "4.4.2", "the connection to {} was lost")
 UNEXPECTED: Final = Text(451, "4.5.0", "{} sent an unexpected reply")
 NO_8BITMIME: Final = Text(554, "5.6.3", "{} takes no 8-bit message, and this one is not converted")

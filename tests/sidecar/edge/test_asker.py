@@ -284,6 +284,14 @@ async def test_so_many_at_once_so_many_wait_and_the_rest_fails(monkeypatch: pyte
         assert again.state is State.SECURE
 
 
+async def test_fewer_at_once_where_descriptors_are_few() -> None:
+    table = {(f"a{number}.example.", "A"): Reply(["192.0.2.1"], delay=0.02) for number in range(4)}
+    async with serving(table) as server:
+        answers = await ask(Asker([server.endpoint], at_once=1), *different(4))
+        assert {answer.state for answer in answers} == {State.SECURE}
+        assert server.most == 1
+
+
 @pytest.mark.usefixtures("soon")
 async def test_the_wait_for_a_turn_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge, "AT_ONCE", 1)

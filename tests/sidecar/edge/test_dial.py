@@ -44,6 +44,40 @@ async def test_a_connection(deadlines: Deadlines) -> None:
         channel.close()
 
 
+@pytest.mark.parametrize("closing", [1, 2])
+async def test_a_connection_is_closed_once(deadlines: Deadlines, closing: int) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.gone()
+
+    closed = asyncio.Queue[None]()
+    async with next_hop(script) as endpoint:
+        channel = await dial(deadlines, endpoint, 5, lambda: closed.put_nowait(None))
+        assert isinstance(channel, Channel)
+        assert closed.empty()
+        for _ in range(closing):
+            channel.close()
+        await closed.get()
+    assert channel._transport.get_extra_info("socket").fileno() == -1
+    assert closed.empty()
+
+
+async def test_one_that_never_was_is_closed_once(deadlines: Deadlines) -> None:
+    closed = asyncio.Queue[None]()
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        to = Endpoint(ip_address("127.0.0.1"), sock.getsockname()[1])
+        assert isinstance(await dial(deadlines, to, 5, lambda: closed.put_nowait(None)), Lost)
+    assert closed.qsize() == 1
+
+
+async def test_one_that_is_given_up_is_closed_once(deadlines: Deadlines, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = asyncio.Queue[None]()
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", failing(asyncio.CancelledError()))
+    with pytest.raises(asyncio.CancelledError):
+        await dial(deadlines, HERE, 5, lambda: closed.put_nowait(None))
+    assert closed.qsize() == 1
+
+
 async def test_nobody_listens(deadlines: Deadlines) -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

@@ -21,6 +21,7 @@ from postern_sidecar.inbound.networks import NetworkSet
 from postern_sidecar.logline import Record
 from postern_sidecar.outbound.plan import Level
 from postern_sidecar.outbound.settings import Settings
+from relaying import lent
 
 PAGE = Path(metrics_module.__file__ or "").parents[3] / "docs" / "metrics.md"
 
@@ -139,9 +140,16 @@ def test_whether_the_file_is_what_runs(source: str, then_refused: bool, successf
 async def outbound(directory: Path) -> Outbound:
     """Never started; every metric has a value."""
     settings = Settings(Section(), "mail.example.net")
-    made = Outbound(settings, state_dir=directory, write=lambda _: None, next_id=lambda: "o0001", on_quiet=lambda: None)
+    made = Outbound(
+        settings,
+        state_dir=directory,
+        write=lambda _: None,
+        next_id=lambda: "o0001",
+        on_quiet=lambda: None,
+        lent=lent(),
+    )
     relay = made._relay
-    made._doors = Submission(House(relay), [], {})
+    made._doors = Submission(House(relay, made._lent), [], {})
     counts = made.counts
     for level in (Level.DANE, None):
         fields = {"outcome": "delivered", "duration": 0.3} | ({"level": level} if level else {})

@@ -107,6 +107,15 @@ def test_the_oldest_of_all_goes_when_there_are_too_many() -> None:
     assert it.take(KEY._replace(port=1), 4) is links[1]
 
 
+def test_the_oldest_of_all_makes_way_for_somebody() -> None:
+    kept = pool()
+    first, second = link(), link(OTHER_KEYS["port"])
+    for number, each in enumerate((first, second)):
+        kept.keep(each, float(number))
+    assert (kept.oldest(), kept.oldest(), kept.oldest()) == (first, second, None)
+    assert kept.take(KEY, 1.0) is None
+
+
 def test_lost_while_idle() -> None:
     it, one, two = pool(), link(), link()
     it.keep(one, 0)

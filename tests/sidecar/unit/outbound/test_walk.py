@@ -10,6 +10,7 @@ from postern_sidecar.outbound.commands import Ask, Dial, Lost
 
 FIRST, SECOND = "192.0.2.1", "192.0.2.2"
 REFUSED = Lost("connect_refused", "Connection refused")
+OUT_OF_FILES = Lost("no_descriptors")
 TIMEOUT = Lost("connect_timeout")
 
 
@@ -168,13 +169,19 @@ def test_remembered_addresses_count_among_the_ten() -> None:
 
 @pytest.mark.parametrize(
     ("lost", "already", "remembered"),
-    [(TIMEOUT, 0.0, 1), (TIMEOUT, 115.0, 0), (REFUSED, 115.0, 1), (Lost("no_descriptors"), 0.0, 0)],
+    [(TIMEOUT, 0.0, 1), (TIMEOUT, 115.0, 0), (REFUSED, 115.0, 1), (OUT_OF_FILES, 0.0, 0)],
 )
 def test_only_what_says_something_of_the_address_is_remembered(lost: Lost, already: float, remembered: int) -> None:
     play = Playbook(table("example.org MX 1 mx.example.org\nmx.example.org A 192.0.2.1"), {FIRST: Host(lost)})
     play.leg._budget.seconds -= already
     play.rcpt()
     assert len(play.unreachable) == remembered
+
+
+def test_no_descriptor_is_nobodys_fault_but_ours() -> None:
+    play = Playbook(table("example.org MX 1 mx.example.org\nmx.example.org A 192.0.2.1"), {FIRST: Host(OUT_OF_FILES)})
+    assert play.rcpt() == "451 4.3.2 no file descriptor is left here, try again"
+    assert play.reasons == ["no_descriptors"]
 
 
 def test_who_connects_after_all_is_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
