@@ -43,7 +43,7 @@ PATIENCE = 5.0
 def lent(limit: int = 1 << 20) -> Lent:
     """Descriptors for outbound, of so many that a process may have."""
     lent = Lent(Room(limit, 0, lambda: None, lambda: None))
-    lent.fit(2000, 512, 256)
+    lent.fit(2256, 512, 256)
     return lent
 
 

@@ -26,6 +26,7 @@ from .asker import AT_ONCE
 from .deadlines import Deadlines
 from .dial import dial
 from .idle import IdleLinks
+from .listener import TURNED_AWAY_AT_ONCE
 from .outbound_metrics import OutboundCollector, OutboundCounts
 from .perform import Performer
 from .resolving import Resolving
@@ -230,5 +231,5 @@ def _ports(doors: Submission) -> tuple[int, int]:
 
 
 def _fit(lent: Lent, section: Section) -> None:
-    """Raises BindError."""
-    lent.fit(section.limits.connections, MOST, AT_ONCE)
+    """Those who are turned away for `limits.connections` linger beside the others. Raises BindError."""
+    lent.fit(section.limits.connections + TURNED_AWAY_AT_ONCE, MOST, AT_ONCE)

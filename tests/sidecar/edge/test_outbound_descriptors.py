@@ -14,6 +14,7 @@ import pytest
 from next_hop import Peer, next_hop
 from postern_sidecar.config.model import Outbound as Section
 from postern_sidecar.edge.channel import Channel
+from postern_sidecar.edge.listener import TURNED_AWAY_AT_ONCE
 from postern_sidecar.edge.outbound import Outbound
 from postern_sidecar.names import Domain
 from postern_sidecar.outbound.commands import Lost
@@ -97,8 +98,7 @@ def test_more_submissions_than_descriptors(tmp_path: Path, mail: ScriptedServer)
 
 def test_inbound_has_its_part_whoever_submits(tmp_path: Path, mail: ScriptedServer) -> None:
     with SidecarProcess(tmp_path, both(mail), files=FILES) as sidecar, contextlib.ExitStack() as stack:
-        while greeted(sidecar, stack) != FULL:
-            pass
+        assert FULL in [greeted(sidecar, stack) for _ in range(FILES // 4)]
         clients = [stack.enter_context(proxied(sidecar.client())) for _ in range(30)]
         for client in clients:
             client.expect(220)
@@ -182,6 +182,12 @@ async def test_no_room_for_a_next_hop(tmp_path: Path) -> None:
         second.close()
         await asyncio.sleep(0)
     assert outbound._lent.next_hops.taken == 0
+
+
+async def test_a_full_house_has_room_for_those_who_are_turned_away(tmp_path: Path) -> None:
+    outbound = await made(tmp_path, 0)
+    limits = Section().limits
+    assert outbound._lent.sessions.capacity == limits.connections + TURNED_AWAY_AT_ONCE
 
 
 async def test_the_oldest_idle_connection_makes_way(tmp_path: Path) -> None:
