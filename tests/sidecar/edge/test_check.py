@@ -352,6 +352,7 @@ def test_told_to_end_it_leaves_nothing_behind(tmp_path: Path, number: signal.Sig
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(SIDECAR), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's job with & ignores it
     )
     child, _, folder = fifo.read_text().partition(" ")
     assert Path(folder).is_dir()
