@@ -89,6 +89,7 @@ class Channel:
         self.writes = 0
         self.drained = 0
         self.seconds = 0.0
+        self.patient = True
         self.lost: Lost | None = None
 
     @property
@@ -104,8 +105,8 @@ class Channel:
         if self.script.lost_at is not None and self.size >= self.script.lost_at:
             self.lost = Lost("connection_lost", "scripted")
 
-    async def drain(self, seconds: float) -> Lost | None:
-        self.seconds = seconds
+    async def drain(self, seconds: float, *, patient: bool) -> Lost | None:
+        self.seconds, self.patient = seconds, patient
         if self.script.drain_gate is not None:
             await self.script.drain_gate.passed()
         if self.script.stalls_at is not None and self.size >= self.script.stalls_at:

@@ -61,6 +61,7 @@ class Channel(asyncio.Protocol):
         "_full",
         "_on_closed",
         "_owed",
+        "_patient",
         "_reader",
         "_replies",
         "_seconds",
@@ -86,6 +87,7 @@ class Channel(asyncio.Protocol):
         self._for = _For.NOTHING
         self._wanted = 0
         self._seconds = 0.0
+        self._patient = True
         self._unread = 0
         self._owed = 0
         self._full = False
@@ -147,11 +149,11 @@ class Channel(asyncio.Protocol):
                 return
         self._send(data)
 
-    async def drain(self, seconds: float) -> Lost | None:
-        """Wait until the peer has read most of it, as long as it takes something within `seconds`; or until it says
-        something (`pending_reply`), which may mean that it reads no more."""
+    async def drain(self, seconds: float, *, patient: bool = True) -> Lost | None:
+        """Wait until the peer has read most of it: within `seconds`, or where `patient`, as long as it takes something
+        within them. Or until it says something (`pending_reply`), which may mean that it reads no more."""
         if self._full and not self.pending_reply:
-            self._seconds = seconds
+            self._seconds, self._patient = seconds, patient
             self._size = self._transport.get_write_buffer_size()
             await self._wait(_For.ROOM, seconds)
         return self.lost
@@ -281,11 +283,12 @@ class Channel(asyncio.Protocol):
                 self._lose("tls_timeout")
             case _For.ROOM:
                 size = self._transport.get_write_buffer_size()
-                if size < self._size:
+                if self._patient and size < self._size:
                     self._size = size
                     self._deadlines.set(self, self._seconds)
                 else:
-                    self._lose("reply_timeout", f"nothing of the message taken within {self._seconds:g} s")
+                    least = "nothing" if self._patient else "too little"
+                    self._lose("reply_timeout", f"{least} of the message taken within {self._seconds:g} s")
             case _For.NOTHING:
                 self._transport.abort()
 

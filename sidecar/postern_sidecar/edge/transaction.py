@@ -56,7 +56,7 @@ class Channel(Protocol):
     @property
     def pending_reply(self) -> bool: ...
     def write(self, data: bytes) -> None: ...
-    async def drain(self, seconds: float) -> Lost | None: ...
+    async def drain(self, seconds: float, *, patient: bool) -> Lost | None: ...
 
 
 class Leg(Protocol):
@@ -249,7 +249,11 @@ class Transaction:
 
     async def _drain(self, lane: Lane) -> None:
         channel = lane.channel
-        if channel is not None and await channel.drain(LMTP_STALL if self._many else SMTP_STALL) is not None:
+        if channel is None:
+            return
+        stall = LMTP_STALL if self._many else SMTP_STALL
+        alone = len(self._lanes) == 1  # where others wait, a little now and then is as bad as nothing
+        if await channel.drain(stall, patient=alone) is not None:
             await self._break_off(lane, channel)
 
     async def _break_off(self, lane: Lane, channel: Channel | None) -> None:

@@ -302,6 +302,22 @@ class TestMessage:
             assert waited
             channel.close()
 
+    async def test_a_peer_that_takes_too_little_where_others_wait(self, deadlines: Clockless) -> None:
+        done = asyncio.Event()
+
+        async def script(peer: Peer) -> None:
+            await done.wait()
+
+        async with next_hop(script) as endpoint:
+            channel = await connected(deadlines, endpoint)
+            stuff(channel)
+            drained = asyncio.get_running_loop().create_task(channel.drain(30, patient=False))
+            await deadlines.some()
+            channel._size += 1  # as if it had taken an octet
+            deadlines.expire()
+            assert await drained == Lost("reply_timeout", "too little of the message taken within 30 s")
+            done.set()
+
     async def test_a_peer_that_takes_nothing(self, deadlines: Clockless) -> None:
         done = asyncio.Event()
 

@@ -461,6 +461,15 @@ async def test_how_long_a_next_hop_may_stand_still(door: str, seconds: float) ->
         assert home.leg("a.example").channel.seconds == seconds
 
 
+@pytest.mark.parametrize("others", [(), (b"v@b.example",)])
+async def test_a_next_hop_that_takes_a_little_now_and_then_is_borne_with_alone(others: tuple[bytes, ...]) -> None:
+    async with house() as home, home.lmtp() as client:
+        await client.begin(b"u@a.example", *others)
+        client.send(BODY)
+        await until(lambda: home.leg("a.example").channel.drained)
+        assert home.leg("a.example").channel.patient is not bool(others)
+
+
 async def test_those_that_stand_still_are_waited_for_at_the_same_time() -> None:
     gates = [Gate(), Gate()]
     async with house(a=NextHopScript(drain_gate=gates[0]), b=NextHopScript(drain_gate=gates[1])) as home:
