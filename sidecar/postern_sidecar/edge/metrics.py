@@ -26,7 +26,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from postern_sidecar.inbound.events import Outcome
     from postern_sidecar.inbound.limits import Limiter
@@ -109,8 +109,7 @@ class Counts:
 
     def histogram(self) -> tuple[list[tuple[str, float]], float]:
         """Cumulated buckets and the sum, as the exposition has them."""
-        bounds = [*map(str, BUCKETS), "+Inf"]
-        return list(zip(bounds, map(float, accumulate(self._buckets)), strict=True)), self._seconds
+        return cumulated(BUCKETS, self._buckets), self._seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,19 +191,19 @@ class _Sidecar(Collector):
 
     def _inbound(self) -> Iterable[Metric]:
         counts = self._metrics.counts.values()
-        yield _counter(
+        yield counter(
             "postern_inbound_connections",
             "Connections, by what became of them.",
             ("listener", "outcome", "handover"),
             (((c.listener, outcome, c.handover), n) for c in counts for outcome, n in c.outcomes.items()),
         )
-        yield _counter(
+        yield counter(
             "postern_inbound_header_failures",
             "PROXY headers that were missing or bad.",
             ("listener", "reason"),
             (((c.listener, reason), n) for c in counts for reason, n in c.header_failures.items()),
         )
-        yield _counter(
+        yield counter(
             "postern_inbound_bytes",
             "Octets of sessions; in: from client to mail server.",
             ("listener", "direction"),
@@ -215,25 +214,25 @@ class _Sidecar(Collector):
             ),
         )
         yield _handover_seconds(counts)
-        yield _counter(
+        yield counter(
             "postern_inbound_limited",
             "Connections refused for a limit.",
             ("listener", "kind"),
             (((c.listener, kind), n) for c in counts for kind, n in c.limited.items()),
         )
-        yield _counter(
+        yield counter(
             "postern_inbound_rule_hits",
             "Rules that matched.",
             ("listener", "rule", "action"),
             (((c.listener, *hit), n) for c in counts for hit, n in c.rule_hits.items()),
         )
-        yield _counter(
+        yield counter(
             "postern_inbound_rule_errors",
             "Rules that could not be evaluated.",
             ("listener", "rule"),
             (((c.listener, rule), n) for c in counts for rule, n in c.rule_errors.items()),
         )
-        yield _counter(
+        yield counter(
             "postern_inbound_probes",
             "Health checks of load balancers, by what they were told.",
             ("listener", "result"),
@@ -253,7 +252,7 @@ class _Sidecar(Collector):
             "Clients that are remembered for limits.",
             (((name,), limiter.clients) for name, limiter in limiters),
         )
-        yield _counter(
+        yield counter(
             "postern_inbound_client_evictions",
             "Clients that were forgotten because the table was full.",
             ("listener",),
@@ -276,7 +275,7 @@ class _Sidecar(Collector):
             "0: the file was refused, and an older configuration runs.",
             float(metrics.last_reload_successful),
         )
-        yield _counter(
+        yield counter(
             "postern_config_reloads",
             "Configurations that were read, the first one too.",
             ("result",),
@@ -288,7 +287,13 @@ class _Sidecar(Collector):
         yield InfoMetricFamily("postern_build", "The sidecar's version.", {"version": metrics.version})
 
 
-def _counter(name: str, text: str, labels: Labels, values: Iterable[tuple[Labels, int]]) -> Metric:
+def cumulated(bounds: Sequence[float], counts: Iterable[int]) -> list[tuple[str, float]]:
+    """A histogram's buckets; of `counts`, the last is what is above all bounds."""
+    names = [*map(str, bounds), "+Inf"]
+    return list(zip(names, map(float, accumulate(counts)), strict=True))
+
+
+def counter(name: str, text: str, labels: Labels, values: Iterable[tuple[Labels, int]]) -> Metric:
     """Values with equal labels are added: a listener that had two hand-overs in its life is one listener."""
     total: Counter[Labels] = Counter()
     for key, value in values:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -23,16 +22,15 @@ from postern_sidecar.lookup.selftest import Verdict
 from postern_sidecar.outbound.plan import Level
 
 from .asker import BUCKETS as LOOKUP_BUCKETS
+from .metrics import counter, cumulated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import TypeVar
 
     from postern_sidecar.logline import Record
 
     from .resolving import Resolving
 
-    _Key = TypeVar("_Key", bound=tuple[str, ...])
 
 DELIVERY_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 600.0)
 """Seconds from RCPT to the last answer: from a pooled connection nearby to `limits.finalTimeout`."""
@@ -109,11 +107,11 @@ class OutboundCollector(Collector):
 
     def _deliveries(self) -> Iterable[Metric]:
         counts = self.counts
-        yield _counter(
+        yield counter(
             "postern_outbound_deliveries",
             "Recipients, by what became of them and the level of the connection; none: there was none.",
             ("outcome", "level"),
-            counts.deliveries,
+            counts.deliveries.items(),
         )
         yield counts.delivery_seconds
         for name, text, label, values in (
@@ -123,12 +121,12 @@ class OutboundCollector(Collector):
             ("postern_outbound_handshakes", "TLS handshakes with next hops.", "result", counts.handshakes),
             ("postern_dane_failures", "Hosts that DANE kept mail from.", "reason", counts.dane_failures),
         ):
-            yield _counter(name, text, (label,), {(key,): n for key, n in values.items()})
+            yield counter(name, text, (label,), (((key,), n) for key, n in values.items()))
 
     def _dns(self) -> Iterable[Metric]:
         resolving = self.resolving()
         counts = resolving.counts
-        yield _counter("postern_dns_lookups", "Answers of the resolver.", ("type", "state"), counts.lookups)
+        yield counter("postern_dns_lookups", "Answers of the resolver.", ("type", "state"), counts.lookups.items())
         text = "Until the resolver's answer."
         yield _histogram("postern_dns_lookup_seconds", text, LOOKUP_BUCKETS, counts.buckets, counts.seconds)
         yield CounterMetricFamily("postern_dns_cached", "Lookups that the relay had the answer to.", counts.cached)
@@ -146,13 +144,4 @@ class OutboundCollector(Collector):
 
 
 def _histogram(name: str, text: str, bounds: Sequence[float], counts: Sequence[int], seconds: float) -> Metric:
-    names = [*map(str, bounds), "+Inf"]
-    totals = list(zip(names, map(float, accumulate(counts)), strict=True))
-    return HistogramMetricFamily(name, text, buckets=totals, sum_value=seconds)
-
-
-def _counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[_Key, int]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family
+    return HistogramMetricFamily(name, text, buckets=cumulated(bounds, counts), sum_value=seconds)
