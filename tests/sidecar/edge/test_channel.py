@@ -302,7 +302,15 @@ class TestMessage:
             assert waited
             channel.close()
 
-    async def test_a_peer_that_takes_too_little_where_others_wait(self, deadlines: Clockless) -> None:
+    @pytest.mark.parametrize(
+        ("patient", "asked", "least"),
+        [(True, [30, 30], "nothing"), (False, [30], "too little")],
+        ids=["alone", "others"],
+    )
+    async def test_a_peer_that_takes_little_and_then_nothing(
+        self, deadlines: Clockless, patient: bool, asked: list[float], least: str
+    ) -> None:
+        """Where others wait, the little is as bad."""
         done = asyncio.Event()
 
         async def script(peer: Peer) -> None:
@@ -311,32 +319,16 @@ class TestMessage:
         async with next_hop(script) as endpoint:
             channel = await connected(deadlines, endpoint)
             stuff(channel)
-            drained = asyncio.get_running_loop().create_task(channel.drain(30, patient=False))
+            drained = asyncio.get_running_loop().create_task(channel.drain(30, patient=patient))
             await deadlines.some()
             channel._size += 1  # as if it had taken an octet
             deadlines.expire()
-            assert await drained == Lost("reply_timeout", "too little of the message taken within 30 s")
-            done.set()
-
-    async def test_a_peer_that_takes_nothing(self, deadlines: Clockless) -> None:
-        done = asyncio.Event()
-
-        async def script(peer: Peer) -> None:
-            await done.wait()
-
-        async with next_hop(script) as endpoint:
-            channel = await connected(deadlines, endpoint)
-            stuff(channel)
-            drained = asyncio.get_running_loop().create_task(channel.drain(30))
-            await deadlines.some()
-            channel._size += 1  # as if it had taken an octet
-            deadlines.expire()
-            await asyncio.sleep(0)
-            assert not drained.done()
-            assert deadlines.asked == [30, 30]
-            deadlines.expire()
-            lost = Lost("reply_timeout", "nothing of the message taken within 30 s")
-            assert await drained == lost
+            if patient:
+                await asyncio.sleep(0)
+                assert not drained.done()
+                deadlines.expire()
+            assert await drained == Lost("reply_timeout", f"{least} of the message taken within 30 s")
+            assert deadlines.asked == asked
             channel.write(CHUNK)  # for nothing
             done.set()
 
