@@ -327,11 +327,11 @@ class TestUsage:
 
 
 FROZEN = """#!{python} -IS
-import os, time
+import os, signal
 with open({fifo!r}, "w") as fifo:
     fifo.write(f"{{os.getpid()}} {{os.getcwd()}}")
 while True:
-    time.sleep(60)
+    signal.pause()
 """
 
 
