@@ -95,7 +95,7 @@ def test_forbidden_patterns_find_what_they_are_for(what: str, text: str) -> None
 
 PIN = re.compile(r"([a-z0-9][a-z0-9-]*)==(\S+)(?: ; .+)?")
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
-LOCKS = ["requirements/dev.txt", "requirements/sidecar.txt"]
+LOCKS = ["requirements/dev.txt", "requirements/operator.txt", "requirements/sidecar.txt"]
 
 
 def normal(name: str) -> str:
@@ -131,11 +131,18 @@ def test_lock_has_everything_that_the_project_asks_for() -> None:
     assert wanted - set(lock("requirements/dev.txt")) == set()
 
 
-def test_sidecar_carries_what_was_tested_and_no_more() -> None:
-    sidecar, everything = lock("requirements/sidecar.txt"), lock("requirements/dev.txt")
-    assert {normal(entry) for entry in PROJECT["project"]["optional-dependencies"]["sidecar"]} <= set(sidecar)
-    assert sidecar.items() <= everything.items()
-    assert set(sidecar) & {"kopf", "kubernetes", "aiohttp", "pytest"} == set()
+@pytest.mark.parametrize(
+    ("image", "foreign"),
+    [
+        ("sidecar", {"kopf", "kubernetes", "aiohttp", "pytest"}),
+        ("operator", {"pyopenssl", "aiosmtpd", "dnspython", "pytest"}),
+    ],
+)
+def test_image_carries_what_was_tested_and_no_more(image: str, foreign: set[str]) -> None:
+    carried, everything = lock(f"requirements/{image}.txt"), lock("requirements/dev.txt")
+    assert {normal(entry) for entry in PROJECT["project"]["optional-dependencies"][image]} <= set(carried)
+    assert carried.items() <= everything.items()
+    assert set(carried) & foreign == set()
 
 
 # -- documentation -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Raw objects of the API server to records. Raises nothing."""

@@ -1,0 +1,1 @@
+"""A policy to its ConfigMap. Raises nothing."""

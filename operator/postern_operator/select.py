@@ -1,0 +1,1 @@
+"""Which policy wins a pod. Raises nothing."""
