@@ -158,7 +158,7 @@ class Candidate:
 class PodRecord:
     """An injected pod, from the watch; as small as it can be: there may be thousands.
 
-    `ip` is "" until there is one. `started`: its sidecar's startup probe has passed. `sysctl` is the first unprivileged
+    `terminating`: it is being deleted, or has ended. `ip` is "" until there is one. `started`: its sidecar's startup probe has passed. `sysctl` is the first unprivileged
     port that the pod's sysctl names, 1024 without. `image` is the sidecar container's.
     """
 
@@ -193,7 +193,8 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """All that one reconciliation of one policy looks at. `answers` and `since` are by pod UID; `since` is when a pod
-    was first seen not to answer, or not to be current."""
+    was first seen not to answer, or not to be current. `config_map` is what stands after this reconciliation's write.
+    `spec_hash` is the one that a pod would be stamped with if it were injected now, "" where that is not known."""
 
     record: PolicyRecord
     rivals: tuple[PolicyRecord, ...]  # the namespace's other policies
@@ -204,3 +205,13 @@ class Inputs:
     answers: Mapping[str, Answer]
     since: Mapping[str, float]
     now: float
+    spec_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A Kubernetes Event to be posted: its type, its reason and its fixed text."""
+
+    warning: bool
+    reason: str
+    text: str
