@@ -36,10 +36,12 @@ class Sidecar(_Base, frozen=True):
     image: str = "postern-sidecar:latest"
     image_pull_policy: str = ""
     image_pull_secrets: tuple[str, ...] = ()
-    resources: dict[str, Any] = {
-        "requests": {"cpu": "50m", "memory": "64Mi"},
-        "limits": {"cpu": "1", "memory": "256Mi"},
-    }
+    resources: dict[str, Any] = msgspec.field(
+        default_factory=lambda: {
+            "requests": {"cpu": "50m", "memory": "64Mi"},
+            "limits": {"cpu": "1", "memory": "256Mi"},
+        }
+    )
     run_as_user: int | None = 65532
     admin_port: Annotated[int, Meta(ge=1, le=65535)] = 15925
     allowed_images: tuple[str, ...] = ()  # prefixes for spec.sidecar.image; none: refused
