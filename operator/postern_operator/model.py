@@ -158,8 +158,9 @@ class Candidate:
 class PodRecord:
     """An injected pod, from the watch; as small as it can be: there may be thousands.
 
-    `terminating`: it is being deleted, or has ended. `ip` is "" until there is one. `started`: its sidecar's startup probe has passed. `sysctl` is the first unprivileged
-    port that the pod's sysctl names, 1024 without. `image` is the sidecar container's.
+    `terminating`: it is being deleted, or has ended. `ip` is "" until there is one. `started`: its sidecar's startup
+    probe has passed. `sysctl` is the first unprivileged port that the pod's sysctl names, 1024 without. `image` is the
+    sidecar container's, "" without one: a label proves nothing.
     """
 
     key: Key

@@ -1,1 +1,0 @@
-"""What a policy's status says. Raises nothing."""
