@@ -7,9 +7,10 @@ injection, whose business the pod's own text is. Times are seconds since the epo
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,23 +72,29 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_
     """JSON that an older or a newer operator may read: unknown members are passed over."""
 
 
+Port = Annotated[int, Meta(ge=1, le=65535)]
+ListenerName = Annotated[str, Meta(max_length=12, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")]
+SecretName = Annotated[str, Meta(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z")]
+
+
 class Listener(_Document, frozen=True):
-    name: str
-    port: int
+    name: ListenerName
+    port: Port
 
 
 class Injection(_Document, frozen=True):
-    """`injection.json`: what the webhook needs of the last accepted policy. `hash` is policy.json's."""
+    """`injection.json`: what the webhook needs of the last accepted policy. `hash` is policy.json's. Bounded as a policy
+    is: a file that somebody else wrote must not make pods that the API server refuses."""
 
     policy: str
     uid: str
     hash: str
-    listeners: tuple[Listener, ...] = ()
+    listeners: Annotated[tuple[Listener, ...], Meta(max_length=16)] = ()
     transparent: bool = False
     outbound: bool = False
-    submission_ports: tuple[int, ...] = ()
-    secrets: tuple[str, ...] = ()  # of routes, sorted
-    image: str = ""
+    submission_ports: Annotated[tuple[Port, ...], Meta(max_length=2)] = ()
+    secrets: Annotated[tuple[SecretName, ...], Meta(max_length=256)] = ()  # of routes, sorted
+    image: Annotated[str, Meta(max_length=512)] = ""
     resources: dict[str, Any] = {}
     hold_mail_server: bool = False
 

@@ -45,6 +45,7 @@ from .model import (
     PodRecord,
     PolicyRecord,
     Stamp,
+    config_map_name,
 )
 
 if TYPE_CHECKING:
@@ -133,12 +134,12 @@ def candidate(raw: Mapping[str, Any]) -> Candidate:
 
 
 def config_map_record(raw: Mapping[str, Any], allowances: Sidecar) -> ConfigMapRecord:
-    """An injection that asks for more than the chart allows counts as broken: whoever may edit ConfigMaps could have
-    written it."""
+    """An injection that asks for more than the chart allows, or is another policy's, counts as broken: whoever may edit
+    ConfigMaps could have written it."""
     metadata, data = _mapping(raw.get("metadata")), _texts(raw.get("data"))
     policy_json = data.get(POLICY_JSON)
     injection = injection_of(data.get(INJECTION_JSON, ""))
-    if injection is not None and any(injection_refusals(injection, allowances)):
+    if injection is not None and not _believable(injection, key_of(metadata).name, allowances):
         injection = None
     return ConfigMapRecord(
         ours=_texts(metadata.get("labels")).get(MANAGED_BY) == POSTERN,
@@ -247,6 +248,11 @@ def _too_large(policy: Policy) -> Iterator[Problem]:
 def _oversize(size: int) -> Problem:
     remedy = "shorten its lists of patterns and networks, or split it into several policies"
     return error("spec", f"has {size} octets, and a ConfigMap has room for {POLICY_SIZE}", remedy)
+
+
+def _believable(injection: Injection, name: str, allowances: Sidecar) -> bool:
+    distinct = len({listener.name for listener in injection.listeners}) == len(injection.listeners)
+    return distinct and config_map_name(injection.policy) == name and not any(injection_refusals(injection, allowances))
 
 
 def _selector(value: object) -> LabelSelector | None:

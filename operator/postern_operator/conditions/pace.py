@@ -73,6 +73,6 @@ def to_poke(inputs: Inputs, target: str, since: Mapping[str, float]) -> tuple[tu
 
 
 def _count(target: str, previous: str) -> int:
-    """How many pokes for `target` the annotation tells of; injection writes none."""
+    """How many pokes for `target` the annotation tells of; a pod is made with none: `<hash>.0`."""
     match = _POKE.fullmatch(previous)
     return int(match[2] or 0) if match and match[1] == target else 0
