@@ -122,12 +122,12 @@ def decide(request: Request, found: Injection | Skipped, settings: Settings, ver
     try:
         injected = inject.inject(request.pod, found, settings, version)
         patch = tuple(_patch(request.pod, injected.pod))
+        outcome = Outcome.INJECTED if patch else Outcome.ALREADY_INJECTED
+        return _answered(request, outcome, policy, patch=patch, warnings=injected.warnings)
     except Skipped as skipped:
         return _skipped(request, skipped, policy)
     except Exception as problem:  # a pod shall not fail for a fault of ours
         return failed(request, problem, settings, policy)
-    outcome = Outcome.INJECTED if patch else Outcome.ALREADY_INJECTED
-    return _answered(request, outcome, policy, patch=patch, warnings=injected.warnings)
 
 
 def failed(request: Request, problem: Exception, settings: Settings, policy: str = "") -> Answered:
@@ -200,7 +200,7 @@ def _pod(raw: msgspec.Raw) -> JSON:
     try:
         pod: JSON = msgspec.json.decode(raw, type=JSON)
         msgspec.convert(pod, _Pod)
-    except (msgspec.ValidationError, RecursionError) as problem:
+    except (msgspec.DecodeError, RecursionError) as problem:
         raise NotAReview(f"request.object is not a pod: {problem}") from None
     return pod
 
