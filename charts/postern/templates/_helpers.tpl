@@ -120,3 +120,6 @@ readOnlyRootFilesystem: true
   verbs: [create]
 {{- end }}
 {{- end }}
+
+{{/* The account of `helm test`. */}}
+{{- define "postern.check" -}}{{ include "postern.fullname" . }}-check{{- end -}}
