@@ -13,6 +13,7 @@ from pathlib import Path
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "dovecot": ("dovecot-imapd", "dovecot-submissiond"),
+    "etcd": ("etcd-server",),
     "exim": ("exim4-daemon-heavy",),  # -light has no PROXY support
     "haproxy": ("haproxy",),
     "iproute2": ("iproute2",),
