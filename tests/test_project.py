@@ -221,9 +221,9 @@ def test_console_script_resolves(script: str) -> None:
 
 
 def test_operator_tells_its_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(operator_main, "version", {"postern": "7.8.9"}.__getitem__)
+    monkeypatch.setattr(operator_main, "VERSION", "7.8.9")
     assert operator_main.main(["version"]) == 0
-    assert capsys.readouterr().out == "7.8.9\n"
+    assert capsys.readouterr().out == "postern-operator 7.8.9\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["run"], ["inject"], ["version", "extra"], ["serve"]])

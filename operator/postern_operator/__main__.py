@@ -12,9 +12,10 @@ import argparse
 import os
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from postern_sidecar.version import VERSION
 
 from .settings import InvalidSettings, Settings, parsed
 
@@ -52,7 +53,7 @@ def _inject(chosen: argparse.Namespace) -> int:
     from . import offline
 
     order = offline.Order(tuple(chosen.files), tuple(chosen.policies), chosen.output)
-    return offline.run(order, _settings(chosen.settings), version("postern"))
+    return offline.run(order, _settings(chosen.settings), VERSION)
 
 
 def _check(chosen: argparse.Namespace) -> int:
@@ -64,7 +65,7 @@ def _check(chosen: argparse.Namespace) -> int:
 
 
 def _version(_: argparse.Namespace) -> int:
-    print(version("postern"))
+    print(f"postern-operator {VERSION}")
     return 0
 
 
