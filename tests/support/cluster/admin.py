@@ -113,10 +113,10 @@ class Admin:
     def wait(self, path: str, until: Callable[[Object], object], timeout: float = 20.0) -> Object:
         """The object, as soon as `until` says so of it, by watching it; it need not exist yet. AssertionError with its
         last state at the deadline."""
-        last: Object | None = None
+        last: Object = {}
         for event in self.watch(path, timeout):
-            last = None if event["type"] in ("ABSENT", "DELETED") else event["object"]
-            if last is not None and until(last):
+            last = {} if event["type"] in ("ABSENT", "DELETED") else event["object"]
+            if last and until(last):
                 return last
         raise AssertionError(f"{path} did not get there within {timeout:g} s; the last: {json.dumps(last, indent=1)}")
 
