@@ -1,0 +1,3 @@
+module postern.dev/bench/webhook
+
+go 1.22
