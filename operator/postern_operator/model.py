@@ -83,8 +83,8 @@ class Listener(_Document, frozen=True):
 
 
 class Injection(_Document, frozen=True):
-    """`injection.json`: what the webhook needs of the last accepted policy. `hash` is policy.json's. Bounded as a policy
-    is: a file that somebody else wrote must not make pods that the API server refuses."""
+    """`injection.json`: what the webhook needs of the last accepted policy. `hash` is policy.json's. Bounded as a
+    policy is: a file that somebody else wrote must not make pods that the API server refuses."""
 
     policy: str
     uid: str

@@ -67,8 +67,7 @@ def _holds(expression: LabelExpression, labels: Mapping[str, str]) -> bool:
             return labels.get(expression.key) not in expression.values
         case Operator.EXISTS:
             return expression.key in labels
-        case Operator.DOES_NOT_EXIST:
-            return expression.key not in labels
+    return expression.key not in labels  # DoesNotExist
 
 
 def _term(expression: LabelExpression) -> str:
@@ -80,5 +79,4 @@ def _term(expression: LabelExpression) -> str:
             return f"{key} notin ({values})"
         case Operator.EXISTS:
             return key
-        case Operator.DOES_NOT_EXIST:
-            return f"!{key}"
+    return f"!{key}"
