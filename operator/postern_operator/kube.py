@@ -29,6 +29,7 @@ from .model import FIELD_MANAGER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from typing import Self
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -214,7 +215,7 @@ class Client:
         )
 
     @classmethod
-    async def connect(cls, kubeconfig: str = "", *, connections: int = CONNECTIONS) -> Client:
+    async def connect(cls, kubeconfig: str = "", *, connections: int = CONNECTIONS) -> Self:
         """Reads credentials; the API server is not asked yet. Raises Unauthorized."""
         found = await credentials(kubeconfig)
         try:
