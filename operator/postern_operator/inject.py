@@ -428,7 +428,7 @@ def _joined(ours: JSON, found: JSON, *, same: bool) -> JSON:
         joined.update({key: found[key] for key in _FOREIGN if key in found})
         security = found.get("securityContext") or {}
         kept = {key: security[key] for key in _FOREIGN_SECURITY if key in security}
-        joined["securityContext"] = {**kept, **ours["securityContext"]}
+        joined["securityContext"] = {**ours["securityContext"], **kept, **ours["securityContext"]}
     for key, identity, once_ours in _LISTS:
         here = [each for each in found.get(key) or () if same or not once_ours(each)]
         mixed = _placed(here, ours.get(key, ()), identity)

@@ -87,7 +87,7 @@ def parse(body: bytes) -> Request:
         review = msgspec.json.decode(body, type=_Review)
     except msgspec.ValidationError as problem:
         raise NotAReview(f"not an AdmissionReview: {problem}") from None
-    except (msgspec.DecodeError, RecursionError) as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise NotAReview(f"not JSON: {problem}") from None
     if (review.api_version, review.kind) != ("admission.k8s.io/v1", "AdmissionReview"):
         raise NotAReview("not an AdmissionReview of admission.k8s.io/v1: set admissionReviewVersions to [v1]")
@@ -200,7 +200,7 @@ def _pod(raw: msgspec.Raw) -> JSON:
     try:
         pod: JSON = msgspec.json.decode(raw, type=JSON)
         msgspec.convert(pod, _Pod)
-    except (msgspec.DecodeError, RecursionError) as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise NotAReview(f"request.object is not a pod: {problem}") from None
     return pod
 
