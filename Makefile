@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest
 # Of the packages that decide, named in pyproject.toml, every branch.
 COVERAGE := --cov --cov-report=term-missing:skip-covered --cov-fail-under=100
 
-.PHONY: help demo test test-unit lint format types imports bench fuzz lock lock-check clean venv servers
+.PHONY: help demo test test-unit lint format types imports bench fuzz lock lock-check clean venv servers controlplane
 
 help: ## this list
 	@printf 'Postern: the real client in front of your mail server, DANE behind it. `make demo` shows it, `make test` proves it.\n\n'
@@ -59,6 +59,9 @@ fuzz: venv ## a million mutated PROXY headers, and 20,000 chains and TLSA sets b
 	$(BIN)/python bench/fuzz_proxyproto.py $(ARGS)
 	$(BIN)/python bench/fuzz_dane.py
 
+controlplane: venv ## kube-apiserver, etcd, helm and kubectl for the tests; built once, about 5 minutes on two cores
+	@$(BIN)/python scripts/controlplane.py
+
 lock: venv ## write requirements/ from pyproject.toml; ARGS=--upgrade takes the newest releases
 	scripts/lock $(ARGS)
 
@@ -76,3 +79,4 @@ venv:
 # The mail servers and load balancers, unpacked and not installed: two of them may not be on one Debian system at once.
 servers: venv
 	@$(BIN)/python scripts/debian.py
+	@$(BIN)/python scripts/controlplane.py

