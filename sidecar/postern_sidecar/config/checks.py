@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from . import listener_checks, rule_checks
+from . import listener_checks, resource_checks, rule_checks
 from .model import Inbound, LabelSelector, Logging, Operator, Outbound, Policy
 from .problems import Problem, error, join, shown
 
@@ -39,6 +39,7 @@ def check(policy: Policy) -> list[Problem]:
         found += outbound_hostname(spec.hostname)
         found += outbound(spec.outbound, dict(enumerate(spec.inbound)))
     found += logging(spec.logging)
+    found += resource_checks.resources(spec.sidecar.resources)
     return found
 
 

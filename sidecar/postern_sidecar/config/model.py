@@ -368,7 +368,7 @@ class LabelExpression(_Base, frozen=True):
 
 
 class LabelSelector(_Base, frozen=True):
-    match_labels: dict[str, str] = {}
+    match_labels: Annotated[dict[str, str], Meta(max_length=64)] = {}
     match_expressions: Annotated[tuple[LabelExpression, ...], Meta(max_length=64)] = ()
 
 

@@ -18,6 +18,7 @@ _SIZE = re.compile(r"([0-9]+)(k|M|G|Ki|Mi|Gi)?", re.ASCII)
 _SIZE_UNIT = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)  # date.fromisoformat also knows weeks, 2027-W09-1
 _BRACKETED = re.compile(r"\[([^\]]*)\](?::([0-9]*))?", re.ASCII)
+_PREFIX = re.compile(r"0|[1-9][0-9]{0,2}", re.ASCII)
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _MAPPED = IPv6Network("::ffff:0:0/96")
 _MAX_NAME = 254  # with its final dot; what is longer is not worth an IDNA table
@@ -85,7 +86,7 @@ def _network(text: str) -> IPNetwork:
         return ip_network(IPAddress(text).address)
     address, _, prefix = text.partition("/")
     try:
-        if not (prefix.isascii() and prefix.isdigit()) or "%" in address:  # ipaddress would take a netmask, and a zone
+        if not _PREFIX.fullmatch(prefix) or "%" in address:  # ipaddress would take a netmask, 08, and a zone
             raise ValueError
         network = ip_network(text, strict=False)
     except ValueError:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from . import checks, json_reader, rule_checks, tree
+from . import checks, json_reader, resource_checks, rule_checks, tree
 from .model import Inbound, LabelSelector, Logging, Outbound, Policy, Route, Rule
 from .problems import InvalidPolicy, Problem, Unreadable, error, join
 from .tree import Document, Node, Unparsable
@@ -196,6 +196,7 @@ _PIECES: tuple[tuple[str, Any, Callable[[Any], Iterator[Problem]]], ...] = (
     ("spec.hostname", str, checks.hostname),
     ("spec.selector", LabelSelector, checks.selector),
     ("spec.logging", Logging, checks.logging),
+    (resource_checks.PATH, dict[str, Any], resource_checks.resources),
 )
 
 

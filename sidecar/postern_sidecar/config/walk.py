@@ -73,8 +73,9 @@ def _collection(node: Node, shape: inspect.Type, path: str) -> Iterator[Problem]
         case inspect.StructType(), dict(members):
             return _struct(node, members, shape, path)
         case inspect.DictType(), dict(members):
+            bounds = _bounds(node, len(members), shape.min_length, shape.max_length, "members", path)
             named = ((join(path, key), member) for key, member in members.items())
-            return _each(named, shape.value_type)
+            return chain(bounds, _each(named, shape.value_type))
         case inspect.VarTupleType(), list(items):
             bounds = _bounds(node, len(items), shape.min_length, shape.max_length, "items", path)
             numbered = ((join(path, index), item) for index, item in enumerate(items))

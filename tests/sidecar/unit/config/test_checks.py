@@ -120,6 +120,14 @@ SHAPE: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
+        "too many labels",
+        "spec:\n  selector:\n    matchLabels: {"
+        + ", ".join(f"l{number}: x" for number in range(65))
+        + "}\n  inbound:\n"
+        "  - {name: smtp, port: 25, backend: {port: 2525, handover: ProxyV2}}\n",
+        ["6: spec.selector.matchLabels: has 65 members; at most 64 members are allowed"],
+    ),
+    (
         "too many, too long, not the pattern",
         "spec:\n  hostname: " + "x" * 254 + "\n  inbound:\n  - name: SMTP_1\n    port: 25\n"
         "    backend: {port: 2525, handover: Plain, acknowledgeClientHidden: true}\n"
@@ -142,7 +150,7 @@ SHAPE: list[tuple[str, str, list[str]]] = [
         "scalars",
         listener(
             "address: 300.1.1.1\nproxyProtocol:\n  timeout: 3 s\n  requiredFrom:\n  - 10.0.0.1/8\n  - 10.0.0.0/255.0.0.0\n"
-            "  - fe80::%eth0/64\n  - fe80::1%eth0\n  - 10.0.0.0/8/9\n  - '*'\n  allowSources: ['*', 10/8]\n"
+            "  - fe80::%eth0/64\n  - fe80::1%eth0\n  - 10.0.0.0/8/9\n  - 10.0.0.0/08\n  - '*'\n  allowSources: ['*', 10/8]\n"
             "timeouts: {idle: 25h, banner: 1m1x}"
         ),
         [
@@ -152,13 +160,18 @@ SHAPE: list[tuple[str, str, list[str]]] = [
             *(
                 f"{line}: {IN}.proxyProtocol.requiredFrom[{line - 13}]: {text!r} is not a network; "
                 "write one like 10.0.0.0/8 or fd00::/8"
-                for line, text in ((14, "10.0.0.0/255.0.0.0"), (15, "fe80::%eth0/64"), (17, "10.0.0.0/8/9"))
+                for line, text in (
+                    (14, "10.0.0.0/255.0.0.0"),
+                    (15, "fe80::%eth0/64"),
+                    (17, "10.0.0.0/8/9"),
+                    (18, "10.0.0.0/08"),
+                )
             ),
             f"16: {IN}.proxyProtocol.requiredFrom[3]: 'fe80::1%eth0' has a zone; write the address without it",
-            f"19: {IN}.proxyProtocol.allowSources[0]: '*' is not an IP address; write one like 127.0.0.1 or ::1",
-            f"19: {IN}.proxyProtocol.allowSources[1]: '10/8' is not a network; write one like 10.0.0.0/8 or fd00::/8",
-            f"20: {IN}.timeouts.idle: '25h' is longer than a day; the longest duration is 24h",
-            f"20: {IN}.timeouts.banner: '1m1x' is not a duration; write one like 3s, 500ms or 1m30s",
+            f"20: {IN}.proxyProtocol.allowSources[0]: '*' is not an IP address; write one like 127.0.0.1 or ::1",
+            f"20: {IN}.proxyProtocol.allowSources[1]: '10/8' is not a network; write one like 10.0.0.0/8 or fd00::/8",
+            f"21: {IN}.timeouts.idle: '25h' is longer than a day; the longest duration is 24h",
+            f"21: {IN}.timeouts.banner: '1m1x' is not a duration; write one like 3s, 500ms or 1m30s",
         ],
     ),
     (
