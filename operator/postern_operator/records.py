@@ -12,7 +12,6 @@ import json
 import re
 from dataclasses import replace
 from datetime import datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -21,6 +20,7 @@ from postern_sidecar.config import InvalidPolicy, Problem, load, normalized
 from postern_sidecar.config.checks import selector as selector_problems
 from postern_sidecar.config.model import HandoverKind, LabelSelector, Policy
 from postern_sidecar.config.problems import error, shown
+from postern_sidecar.config.resource_checks import resources
 
 from .model import (
     API_VERSION,
@@ -62,14 +62,6 @@ FIRST_UNPRIVILEGED = 1024  # of Linux, where no sysctl says otherwise
 
 _T = TypeVar("_T")
 _ENDED = ("Succeeded", "Failed")
-_RESOURCES = ("cpu", "memory", "ephemeral-storage")
-_QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{0,9})?)(m|[kMGTPE]|[KMGTPE]i)?", re.ASCII)
-_SCALE = {
-    "": Decimal(1),
-    "m": Decimal("0.001"),
-    **{letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", 1)},
-    **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)},
-}
 
 
 def policy_record(raw: Mapping[str, Any], allowances: Sidecar) -> PolicyRecord:
@@ -187,7 +179,7 @@ def image_allowed(image: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def injection_refusals(injection: Injection, allowances: Sidecar) -> Iterator[Problem]:
-    """What the chart does not allow, or the API server would refuse in every pod."""
+    """What the chart does not allow."""
     if injection.image and not image_allowed(injection.image, allowances.allowed_images):
         remedy = "let the cluster's administrator add its prefix to the chart's value sidecar.allowedImages"
         allowed = ", ".join(map(shown, allowances.allowed_images[:5])) or "none"
@@ -195,7 +187,6 @@ def injection_refusals(injection: Injection, allowances: Sidecar) -> Iterator[Pr
     if injection.transparent and not allowances.allow_transparent:
         remedy = "take ProxyV2, or let the cluster's administrator set the chart's value sidecar.allowTransparent"
         yield error("spec.inbound", "the hand-over Transparent is not allowed in this cluster", remedy)
-    yield from _resource_problems(injection.resources)
 
 
 def _judged(key: Key, spec: object) -> tuple[Policy | None, tuple[Problem, ...], tuple[Problem, ...]]:
@@ -233,9 +224,7 @@ def _without_place(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
 def _refusals(policy: Policy, allowances: Sidecar) -> Iterator[Problem]:
     sidecar = policy.spec.sidecar
     transparent = any(inbound.backend.handover is HandoverKind.TRANSPARENT for inbound in policy.spec.inbound)
-    asked = Injection(
-        policy="", uid="", hash="", transparent=transparent, image=sidecar.image, resources=sidecar.resources
-    )
+    asked = Injection(policy="", uid="", hash="", transparent=transparent, image=sidecar.image)
     return injection_refusals(asked, allowances)
 
 
@@ -251,8 +240,13 @@ def _oversize(size: int) -> Problem:
 
 
 def _believable(injection: Injection, name: str, allowances: Sidecar) -> bool:
-    distinct = len({listener.name for listener in injection.listeners}) == len(injection.listeners)
-    return distinct and config_map_name(injection.policy) == name and not any(injection_refusals(injection, allowances))
+    names = {listener.name for listener in injection.listeners}
+    return (
+        config_map_name(injection.policy) == name
+        and len(names) == len(injection.listeners)
+        and not any(injection_refusals(injection, allowances))
+        and not any(resources(injection.resources))
+    )
 
 
 def _selector(value: object) -> LabelSelector | None:
@@ -270,36 +264,6 @@ def _under(image: str, prefix: str) -> bool:
     if not rest or prefix.endswith("/") or rest.startswith("/"):
         return True
     return rest[0] in ":@" and "/" not in rest
-
-
-def _resource_problems(resources: Mapping[str, Any]) -> Iterator[Problem]:
-    path = "spec.sidecar.resources"
-    amounts: dict[tuple[str, str], Decimal] = {}
-    for part, members in resources.items():
-        if part not in ("limits", "requests") or not isinstance(members, dict):
-            yield error(f"{path}.{shown(part)[1:-1]}", "is not allowed here", "give the mappings limits and requests")
-            continue
-        for name, value in members.items():
-            amount = _quantity(value)
-            if name not in _RESOURCES or amount is None:
-                message = f"{shown(name)}: {shown(value)} is not allowed here"
-                remedy = f"{', '.join(_RESOURCES)} are known, with quantities such as 50m, 1 or 64Mi"
-                yield error(f"{path}.{part}", message, remedy)
-            else:
-                amounts[part, name] = amount
-    for name in _RESOURCES:
-        request, limit = amounts.get(("requests", name)), amounts.get(("limits", name))
-        if request is not None and limit is not None and request > limit:
-            yield error(f"{path}.requests.{name}", "is above its limit", "raise the limit, or ask for less")
-
-
-def _quantity(value: object) -> Decimal | None:
-    """Of Kubernetes' quantities those that people write; None for others."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return None
-    text = value if isinstance(value, str) else str(value) if abs(value) < 10**18 else ""
-    match = _QUANTITY.fullmatch(text)
-    return Decimal(match[1]) * _SCALE[match[2] or ""] if match else None
 
 
 def _first_unprivileged(spec: Mapping[str, Any]) -> int:

@@ -166,17 +166,18 @@ def test_transparent_needs_the_administrators_word() -> None:
         ({"limits": {"memory": "1G"}, "requests": {"memory": "1Gi"}}, ["spec.sidecar.resources.requests.memory"]),
         ({"claims": [{"name": "gpu"}]}, ["spec.sidecar.resources.claims"]),
         ({"limits": ["cpu"]}, ["spec.sidecar.resources.limits"]),
-        ({"limits": {"cpu": "lots"}}, ["spec.sidecar.resources.limits"]),
-        ({"limits": {"cpu": True}}, ["spec.sidecar.resources.limits"]),
-        ({"limits": {"cpu": -1}}, ["spec.sidecar.resources.limits"]),
-        ({"limits": {"cpu": 10**30}}, ["spec.sidecar.resources.limits"]),
-        ({"limits": {"cpu": None}}, ["spec.sidecar.resources.limits"]),
-        ({"limits": {"nvidia.com/gpu": 1}}, ["spec.sidecar.resources.limits"]),
+        ({"limits": {"cpu": "lots"}}, ["spec.sidecar.resources.limits.cpu"]),
+        ({"limits": {"cpu": True}}, ["spec.sidecar.resources.limits.cpu"]),
+        ({"limits": {"cpu": -1}}, ["spec.sidecar.resources.limits.cpu"]),
+        ({"limits": {"cpu": 10**30}}, ["spec.sidecar.resources.limits.cpu"]),
+        ({"limits": {"cpu": None}}, ["spec.sidecar.resources.limits.cpu"]),
+        ({"limits": {"nvidia.com/gpu": 1}}, ["spec.sidecar.resources.limits['nvidia.com/gpu']"]),
     ],
 )
 def test_resources_that_would_make_every_pod_fail_are_a_problem(resources: dict[str, Any], paths: list[str]) -> None:
     record = policy_record(raw_policy(sidecar={"resources": resources}), PLAIN)
     assert [problem.path for problem in record.problems] == paths
+    assert (record.policy is None) is bool(paths)
 
 
 def patterns(count: int, length: int) -> list[str]:
