@@ -1,10 +1,10 @@
-"""The command line: `postern-sidecar run | drain | check | tlsa | validate | version`.
+"""The command line: `postern-sidecar run | drain | routes | check | tlsa | validate | version`.
 
 Options in, exit code out. What a command does is imported by that command only. Exit codes: 0 as asked; `run` 1 a
-failure, 2 the configuration; `check` 1 some mail would not be delivered, 2 the configuration; `tlsa` 1 a mismatch or a
-warning, 2 a file that is none; `validate` 1 problems, 2 a file that cannot be read; 2 for usage, 130 after Ctrl-C, 141
-where nobody reads on (`| head`). Problems that `validate` finds are its output; everything else that is wrong goes to
-standard error.
+failure, 2 the configuration; `routes` 1 the kernel refused; `check` 1 some mail would not be delivered, 2 the
+configuration; `tlsa` 1 a mismatch or a warning, 2 a file that is none; `validate` 1 problems, 2 a file that cannot be
+read; 2 for usage, 130 after Ctrl-C, 141 where nobody reads on (`| head`). Problems that `validate` finds are its
+output; everything else that is wrong goes to standard error.
 """
 
 from __future__ import annotations
@@ -70,6 +70,12 @@ def _drain(chosen: argparse.Namespace) -> int:
     return app.drain(Options(state_dir=chosen.state_dir))
 
 
+def _routes(_: argparse.Namespace) -> int:
+    from postern_sidecar.edge import routes
+
+    return routes.run()
+
+
 def _check(chosen: argparse.Namespace) -> int:
     from postern_sidecar.edge import check
 
@@ -133,6 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     drain = commands.add_parser("drain", help="tell the running sidecar that its pod is going (the preStop hook)")
     drain.set_defaults(command=_drain)
     _state_dir(drain)
+    routes = commands.add_parser("routes", help="set the routing rules of hand-over Transparent (needs NET_ADMIN)")
+    routes.set_defaults(command=_routes)
     _check_parser(commands.add_parser("check", help="say what would happen to mail for a domain, and send none"))
     _tlsa_parser(commands.add_parser("tlsa", help="write TLSA records, or compare a host with those in its DNS"))
     validate = commands.add_parser("validate", help="say all that is wrong with policies, with lines and remedies")
