@@ -9,7 +9,7 @@ hostile: anyone in the cluster can post a review. Raises NotAReview, from `parse
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -77,8 +77,11 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
+    """`problem`: a fault of ours, for the log; the peer reads no more of it than its kind."""
+
     body: bytes
     facts: Facts
+    problem: Exception | None = None
 
 
 def parse(body: bytes) -> Request:
@@ -134,12 +137,14 @@ def failed(request: Request, problem: Exception, settings: Settings, policy: str
     """Where the lookup, or injection, broke."""
     what = f"internal error: {type(problem).__name__}"
     if settings.webhook.failure_policy is FailurePolicy.IGNORE:
-        return _skipped(request, Skipped(Skip.INTERNAL_ERROR, f"{what}; the operator's log has more"), policy)
+        skipped = Skipped(Skip.INTERNAL_ERROR, f"{what}; the operator's log has more")
+        return replace(_skipped(request, skipped, policy), problem=problem)
     message = (
         f"postern: {what}; the operator's log has more. To have this pod without the sidecar, label it "
         f"{INJECT}=disabled; to let pods pass when this happens, set webhook.failurePolicy to Ignore"
     )
-    return _answered(request, Skip.INTERNAL_ERROR, policy, message=message, refused=True)
+    refused = _answered(request, Skip.INTERNAL_ERROR, policy, message=message, refused=True)
+    return replace(refused, problem=problem)
 
 
 def answer(body: bytes, find: Callable[[Request], Injection | Skipped], settings: Settings, version: str) -> Answered:

@@ -98,6 +98,7 @@ def test_facts() -> None:
     assert (facts.namespace, facts.name, facts.generate_name) == ("mail", "", "newsletter-")
     assert facts.owner == Owner("batch/v1", "Job", "newsletter", "1d")
     assert (facts.policy, facts.outcome, facts.message, facts.dry_run) == ("edge", Outcome.INJECTED, "", True)
+    assert answered.problem is None
     named = answer(body(golden("postfix-with-outbound").pod, name="postfix"), of_edge, USUAL, VERSION).facts
     assert (named.name, named.generate_name, named.owner, named.dry_run) == ("postfix", "", None, False)
 
@@ -168,6 +169,7 @@ def test_a_fault_of_ours_lets_the_pod_pass(pod: JSON) -> None:
     assert "patch" not in found
     assert found["warnings"][0].startswith("postern: no sidecar (InternalError): ")
     assert answered.facts.outcome is Skip.INTERNAL_ERROR
+    assert isinstance(answered.problem, KeyError | TypeError | AttributeError)
 
 
 @pytest.mark.parametrize("pod", BROKEN)
@@ -179,6 +181,7 @@ def test_or_fails_it_where_the_chart_says_so(pod: JSON) -> None:
     assert "label it postern.dev/inject=disabled" in found["status"]["message"]
     assert "set webhook.failurePolicy to Ignore" in found["status"]["message"]
     assert (answered.facts.outcome, answered.facts.policy) == (Skip.INTERNAL_ERROR, "edge")
+    assert answered.problem is not None
 
 
 def test_a_finder_that_breaks_is_a_fault_of_ours_too() -> None:
