@@ -10,7 +10,7 @@ I/O, knows no clock. Raises nothing.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .model import Key
@@ -84,6 +84,11 @@ class Cache:
     def count(self, resource: Resource) -> int:
         return len(self._seen[resource])
 
+    def is_news(self, resource: Resource, key: Key, uid: str, version: str) -> bool:
+        """Worth to be read."""
+        seen = self._seen[resource].get(key)
+        return seen is None or _number(version) > seen.version or (_number(version) == seen.version and seen.uid != uid)
+
     # -- what happens --------------------------------------------------------------------------------------------------
 
     def put_policy(self, record: PolicyRecord, version: str) -> bool:
@@ -100,6 +105,15 @@ class Cache:
             else:
                 self._rendered[key], self._injections[key] = rendered, rendered.injection
         return True
+
+    def put_status(self, key: Key, uid: str, generation: int, status: Mapping[str, object], version: str) -> None:
+        """As it was written, perhaps by us just now: then its watch event will be no news. Of another generation we
+        know less than that version holds, and leave it to the watch."""
+        record = self.policy(key)
+        if record is None or (record.uid, record.generation) != (uid, generation):
+            return
+        if self._newer(Resource.POLICIES, key, uid, version):
+            self._policies[key.namespace][key.name] = replace(record, status=status)
 
     def put_pod(self, record: PodRecord, version: str) -> bool:
         key = record.key
@@ -155,8 +169,7 @@ class Cache:
         return [key for key, uid in present.items() if key not in seen or seen[key].uid != uid]
 
     def _newer(self, resource: Resource, key: Key, uid: str, version: str) -> bool:
-        """Resource versions are numbers that grow (KEP-5504); an odd one counts as newer than everything."""
-        number = int(version) if version.isdecimal() else 1 << 64
+        number = _number(version)
         seen = self._seen[resource].get(key)
         if seen is not None:
             if number < seen.version:
@@ -176,3 +189,8 @@ class Cache:
         del pods[key]
         if not pods:
             del self._by_policy[policy]
+
+
+def _number(version: str) -> int:
+    """Resource versions are numbers that grow (KEP-5504); an odd one counts as newer than everything."""
+    return int(version) if version.isascii() and version.isdecimal() and len(version) <= 20 else 1 << 80
