@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 log = logging.getLogger(__name__)
+_silent = logging.Logger("aiohttp", logging.CRITICAL + 1)  # it logs a traceback for every request that is no HTTP
 
 PATH = "/inject"
 LOOKUP = 0.5
@@ -297,6 +298,7 @@ class Server:
             request_factory=_request,
             handler_cancellation=True,
             access_log=None,
+            logger=_silent,
             auto_decompress=False,
             keepalive_timeout=IDLE,
             lingering_time=1.0,
@@ -379,7 +381,11 @@ class Server:
     async def _handle(self, request: BaseRequest) -> web.StreamResponse:
         guard = self._guards[request.protocol]
         guard.busy = True
-        response = await self._response(request)
+        try:
+            response = await self._response(request)
+        except Exception:
+            log.exception("webhook: an internal error")
+            raise
         if self._draining:
             response.force_close()
         # Written here and not by aiohttp afterwards, so that the connection is busy until the peer has it.
