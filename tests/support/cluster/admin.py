@@ -46,8 +46,9 @@ class ApiError(Exception):
 class Admin:
     """`token` decides who asks. Paths are URL paths; a query may follow them."""
 
-    def __init__(self, url: str, ca: Path, token: str) -> None:
+    def __init__(self, url: str, ca: Path, token: str, *, timeout: float = TIMEOUT) -> None:
         self.url = url
+        self._timeout = timeout
         parts = urllib.parse.urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 443
         self._context = ssl.create_default_context(cafile=str(ca))
@@ -191,7 +192,7 @@ class Admin:
             with self._lock:
                 kept = self._idle.pop() if self._idle else None
             connection = kept or http.client.HTTPSConnection(
-                self._host, self._port, context=self._context, timeout=TIMEOUT
+                self._host, self._port, context=self._context, timeout=self._timeout
             )
             try:
                 connection.request(method, path, data, {**self._headers(), **headers})

@@ -176,7 +176,8 @@ class ControlPlane:
 
     def wait_ready(self) -> None:
         assert self._server is not None
-        self._wait(self._server, f"{self.url}/readyz", self._is_ready)
+        with contextlib.closing(Admin(self.url, self.ca, self._admin_token, timeout=5.0)) as probe:
+            self._wait(self._server, f"{self.url}/readyz", functools.partial(_is_ready, probe))
 
     @contextlib.contextmanager
     def controller_manager(self, *controllers: str) -> Iterator[Program]:
@@ -201,12 +202,12 @@ class ControlPlane:
             program.stop()
 
     def stop(self) -> None:
-        """The API server first: it waits for a dead etcd for long. Then the folder."""
+        """The API server first, then etcd, then the folder. Both at once: there is nothing that they should keep."""
         if self.url:
             self.admin.close()
         for program in (self._server, self._etcd):
             if program is not None:
-                program.stop(timeout=5.0)
+                program.kill()
         self._server = self._etcd = None
         self._held.close()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -320,12 +321,6 @@ class ControlPlane:
                 raise ControlPlaneError(f"{program.name} {why} ({url}). Its log ends:\n{program.end_of_log}")
             time.sleep(0.05)
 
-    def _is_ready(self) -> bool:
-        try:
-            return self.admin.text("/readyz") == "ok"
-        except (OSError, http.client.HTTPException, ApiError):
-            return False
-
     def _tool(
         self, name: str, args: tuple[str, ...], given: str | None, check: bool
     ) -> subprocess.CompletedProcess[str]:
@@ -394,6 +389,13 @@ def _kubeconfig(url: str, ca: Path, token: str, namespace: str) -> Object:
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}],
         "current-context": "test",
     }
+
+
+def _is_ready(probe: Admin) -> bool:
+    try:
+        return probe.text("/readyz") == "ok"
+    except (OSError, http.client.HTTPException, ApiError):
+        return False
 
 
 def _is_healthy(url: str) -> bool:
