@@ -28,6 +28,7 @@ from postern_operator.reasons import Accepted, Condition, Outdated, Programmed
 from postern_operator.records import config_map_record, policy_record
 from postern_operator.render import config_map, render
 from postern_operator.settings import Sidecar
+from postern_sidecar.config import Problem
 
 if TYPE_CHECKING:
     import random
@@ -182,6 +183,19 @@ def test_a_pod_that_a_rival_wins_is_not_selected() -> None:
     mine, theirs = Pod("a"), Pod("b", labels={**APP, "tier": "edge"})
     rival = policy("rival", priority=1, selector={"matchLabels": {"tier": "edge"}})
     assert counts(judged(policy(), mine, theirs, rivals=(rival,))) == (1, 1, 1)
+
+
+def test_a_pod_that_is_not_matched_is_not_lost_either() -> None:
+    """The LIST was of an older selector, or the pod's labels are newer."""
+    rival = policy("rival", selector={"matchLabels": {"app": "web"}})
+    judgement = judged(policy(), Pod(policy="rival", labels={"app": "web"}), rivals=(rival,))
+    assert accepted(judgement) == ("True", "Accepted", "the policy is valid")
+
+
+def test_only_what_carries_this_policys_sidecar_is_asked_for_more() -> None:
+    bare, others = Pod("a", image="", sysctl=1024), Pod("b", policy="other", sysctl=1024)
+    assert programmed(judged(policy(), bare))[1] == "NotInjected"
+    assert programmed(judged(policy(), injected=(others.record,)))[1] == "Programmed"
 
 
 def test_the_status_is_what_the_contract_says() -> None:
@@ -652,13 +666,13 @@ def test_each_reason_is_told_but_those_that_say_nothing_new() -> None:
     assert told == {reason.value for reason in (*Accepted, *Programmed, *Outdated)} - quiet
 
 
-def test_a_message_is_bounded() -> None:
-    long = [{**inbound(25), ("t" * 60) + str(number): 1} for number in range(5)]
-    named = policy(inbound=long, hostname="not " + "x" * 200, selector={"matchLabels": {"y " * 150: "z" * 300}})
-    for kind in Condition:
-        message = condition(judged(named), kind)["message"]
-        assert len(message) <= 2048
-        assert message.isprintable()
+def test_a_message_is_bounded_and_printable() -> None:
+    record = replace(policy(), problems=(Problem("", 0, "spec", "x" * 3000, ""),))
+    message = accepted(judged(record))[2]
+    assert message == "spec: " + "x" * 2039 + "..."
+    said = judged(policy(), Pod(hash="", failure="\x1b[31m\n\u202e" + "y" * 400, silent=60.0))
+    assert "?[31m ?yyy" in programmed(said)[2]
+    assert programmed(said)[2].count("y") < 330
 
 
 # Laws

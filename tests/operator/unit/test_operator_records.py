@@ -134,6 +134,8 @@ def test_a_priority_that_is_no_number_is_zero(priority: object) -> None:
         ("registry@evil/x", ("registry",), False),
         ("registry:5000/x:1", ("registry:5000/x",), True),
         ("evil/registry/x", ("registry/x",), False),
+        ("evil/x", ("registry/",), False),
+        ("/x", ("registry",), False),
         ("anything", ("",), False),
         ("anything", (), False),
     ],
