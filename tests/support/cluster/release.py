@@ -281,7 +281,14 @@ class Release:
 
     def _port_was_taken(self, operator: Operator) -> bool:
         """Once it listens, or has ended, that is known."""
-        eventually(lambda: not operator.running or operator.ask("/healthz")[0], READY)
+        try:
+            eventually(lambda: not operator.running or operator.ask("/healthz")[0], READY)
+        except AssertionError:
+            end = operator.program.end_of_log
+            operator.program.kill()
+            raise AssertionError(
+                f"nothing answers /healthz after {READY:g} s. The operator's log ends:\n{end}"
+            ) from None
         return not operator.running and TAKEN in operator.log.lower()
 
     def _mount(self, folder: Path, volumes: list[Object], mounts: list[Object]) -> dict[str, Path]:
