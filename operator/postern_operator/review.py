@@ -282,7 +282,7 @@ def _changes(path: str, old: JSON | None, new: JSON) -> Iterable[JSON]:
         yield {"op": "add", "path": path, "value": new}
         return
     for key, value in new.items():
-        place = f"{path}/{key.replace('~', '~0').replace('/', '~1')}"
+        place = f"{path}/{key.replace('/', '~1')}"  # RFC 6901; a key that injection changes has no ~
         if key not in old:
             yield {"op": "add", "path": place, "value": value}
         elif old[key] != value:

@@ -162,6 +162,26 @@ def test_a_new_configuration_is_no_new_template() -> None:
     assert template_hash(changed, Settings()) == template_hash(INJECTION, Settings())
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"securityContext": {"runAsUser": 0, "privileged": True}},
+        {"args": ["run", "--config", "/tmp/mine"]},
+        {"command": ["sh"]},
+        {"image": "registry.example/evil:1"},
+        {"lifecycle": {}},
+        {"restartPolicy": "Never"},
+    ],
+)
+def test_with_our_own_stamp_too_the_rest_is_ours(change: JSON) -> None:
+    """A stamp can be copied: what it vouches for is what others may set, no more."""
+    case = golden("postfix")
+    pod = case.expected["pod"]
+    (sidecar,) = pod["spec"]["initContainers"]
+    forged = {**pod, "spec": {**pod["spec"], "initContainers": [{**sidecar, **change}]}}
+    assert inject(forged, case.injection, case.settings, VERSION).pod == pod
+
+
 def test_the_token_of_the_service_account_is_covered_up() -> None:
     """Whatever is mounted there by somebody else, in every container of ours."""
     case = golden("transparent")
