@@ -5,7 +5,9 @@ Everything has the default that the chart has; a test holds the two together. Ra
 
 from __future__ import annotations
 
+import difflib
 import enum
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -82,6 +84,27 @@ def parsed(data: bytes, filename: str) -> Settings:
     try:
         return msgspec.yaml.decode(data, type=Settings) if data.strip() else Settings()
     except msgspec.ValidationError as problem:
-        raise InvalidSettings(f"{filename}: {problem}; the chart's values.yaml names what there is") from None
-    except msgspec.DecodeError as problem:
-        raise InvalidSettings(f"{filename}: not YAML: {problem}") from None
+        raise InvalidSettings(f"{filename}: {_explained(str(problem))}") from None
+    except (msgspec.DecodeError, ValueError) as problem:
+        raise InvalidSettings(f"{filename}: not YAML: {' '.join(str(problem).split())}") from None
+
+
+_AT = re.compile(r"(?P<what>.*) - at `\$\.?(?P<where>.*)`", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+
+
+def _explained(problem: str) -> str:
+    """msgspec's sentence with the field in front; for a name that is none, those that there are."""
+    at = _AT.fullmatch(problem)
+    what, where = (at["what"], at["where"]) if at else (problem, "")
+    unknown = _UNKNOWN.fullmatch(what)
+    if unknown is None:
+        return (
+            f"{where or 'the whole'}: {what[:1].lower()}{what[1:]}; values.yaml of the chart says what may stand here"
+        )
+    fields = {"": Settings, "sidecar": Sidecar, "webhook": Webhook}.get(where)
+    names = fields.__struct_encode_fields__ if fields else ()
+    close = difflib.get_close_matches(unknown["name"], names, n=1)
+    remedy = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
+    place = f"{where}.{unknown['name']}" if where else unknown["name"]
+    return f"{place}: there is no such setting; {remedy}"
