@@ -1,8 +1,13 @@
-"""URL paths of the objects that the operator touches. Raises nothing."""
+"""URL paths of the objects that the operator touches.
+
+A name that came from outside stays one segment. One that would make the path another's ("", ".", "..": the collection,
+or what is above it) raises ValueError.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from .model import Key
@@ -14,7 +19,7 @@ def policies(namespace: str = "") -> str:
 
 
 def policy(key: Key) -> str:
-    return f"{policies(key.namespace)}/{key.name}"
+    return f"{policies(key.namespace)}/{_segment(key.name)}"
 
 
 def pods(namespace: str = "") -> str:
@@ -22,7 +27,7 @@ def pods(namespace: str = "") -> str:
 
 
 def pod(key: Key) -> str:
-    return f"{pods(key.namespace)}/{key.name}"
+    return f"{pods(key.namespace)}/{_segment(key.name)}"
 
 
 def config_maps(namespace: str = "") -> str:
@@ -30,7 +35,7 @@ def config_maps(namespace: str = "") -> str:
 
 
 def config_map(key: Key) -> str:
-    return f"{config_maps(key.namespace)}/{key.name}"
+    return f"{config_maps(key.namespace)}/{_segment(key.name)}"
 
 
 def namespaces() -> str:
@@ -38,32 +43,38 @@ def namespaces() -> str:
 
 
 def namespace(name: str) -> str:
-    return f"{namespaces()}/{name}"
+    return f"{namespaces()}/{_segment(name)}"
 
 
 def secret(key: Key) -> str:
-    return f"/api/v1/namespaces/{key.namespace}/secrets/{key.name}"
+    return f"/api/v1/namespaces/{_segment(key.namespace)}/secrets/{_segment(key.name)}"
 
 
 def secrets(namespace: str) -> str:
-    return f"/api/v1/namespaces/{namespace}/secrets"
+    return f"/api/v1/namespaces/{_segment(namespace)}/secrets"
 
 
 def leases(namespace: str) -> str:
-    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+    return f"/apis/coordination.k8s.io/v1/namespaces/{_segment(namespace)}/leases"
 
 
 def lease(key: Key) -> str:
-    return f"{leases(key.namespace)}/{key.name}"
+    return f"{leases(key.namespace)}/{_segment(key.name)}"
 
 
 def events(namespace: str) -> str:
-    return f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
+    return f"/apis/events.k8s.io/v1/namespaces/{_segment(namespace)}/events"
 
 
 def webhook_configuration(name: str) -> str:
-    return f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{name}"
+    return f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{_segment(name)}"
 
 
 def _in(namespace: str) -> str:
-    return f"namespaces/{namespace}/" if namespace else ""
+    return f"namespaces/{_segment(namespace)}/" if namespace else ""
+
+
+def _segment(name: str) -> str:
+    if name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is no object's name")
+    return quote(name, safe="")
