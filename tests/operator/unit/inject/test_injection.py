@@ -13,6 +13,7 @@ from postern_operator.inject import Skipped, inject, template_hash
 from postern_operator.model import STATUS, Injection, Listener, Stamp
 from postern_operator.records import pod_record, stamp_of
 from postern_operator.settings import Settings, Sidecar
+from postern_sidecar.edge import credentials
 
 JSON = dict[str, Any]
 
@@ -201,6 +202,15 @@ def test_a_stamp_of_anything_is_read_or_not(value: object) -> None:
     pod = {"metadata": {"annotations": {STATUS: str(value)}}, "spec": {"containers": [{"name": "a"}]}}
     assert stamp_of(str(value)) is None
     assert _stamp(inject(pod, INJECTION, Settings(), VERSION).pod).version == VERSION
+
+
+def test_credentials_are_where_the_sidecar_looks_without_being_told() -> None:
+    """So that a `postern-sidecar check`, run by hand in there, finds them; and on no mount inside another."""
+    case = golden("credentials")
+    sidecar = inject(case.pod, case.injection, case.settings, VERSION).pod["spec"]["initContainers"][0]
+    mounts = {each["name"]: each["mountPath"] for each in sidecar["volumeMounts"]}
+    assert mounts["postern-credentials"] == str(credentials.DIRECTORY)
+    assert not any(one.startswith(f"{other}/") for one in mounts.values() for other in mounts.values())
 
 
 def test_skipped_says_why() -> None:
