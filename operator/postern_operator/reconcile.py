@@ -199,10 +199,18 @@ class Resync:
         self._every, self._chance = every, chance
         self._behind: dict[Resource, set[Key]] = {}
         self._filled = asyncio.Event()
+        self._said = ""
 
     @property
     def filled(self) -> bool:
         return self._filled.is_set()
+
+    @property
+    def unfilled(self) -> tuple[str, ...]:
+        """Which caches still lack what there was at the first LIST."""
+        if self.filled:
+            return ()
+        return tuple(resource.value for resource in Resource if self._behind.get(resource, True))
 
     async def until_filled(self) -> None:
         await self._filled.wait()
@@ -213,8 +221,10 @@ class Resync:
             try:
                 missing = [await self._compared(resource) for resource in Resource]
             except KubeError as problem:
-                log.warning("resync: %s", problem)
+                self._say(str(problem))
                 missing = [1]
+            else:
+                self._said = ""
             if not self.filled and not any(missing):
                 self._filled.set()
                 counts = ", ".join(f"{self._cache.count(resource)} {resource.value}" for resource in Resource)
@@ -229,7 +239,7 @@ class Resync:
             try:
                 await self._config_maps()
             except KubeError as problem:
-                log.warning("resync: %s", problem)
+                self._say(str(problem))
             await asyncio.sleep(self._pause())
 
     async def _compared(self, resource: Resource) -> int:
@@ -274,6 +284,11 @@ class Resync:
         for key in present:
             if self._cache.policy(key) is None:
                 self._queue.add(key)
+
+    def _say(self, trouble: str) -> None:
+        if trouble != self._said:
+            log.warning("resync: %s", trouble)
+        self._said = trouble
 
     def _pause(self) -> float:
         return self._every * (0.9 + 0.2 * self._chance())

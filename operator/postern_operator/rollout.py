@@ -51,6 +51,22 @@ MOST_TEXT: Final = 1024
 Poke = tuple["PodRecord", str]
 
 
+class Observer(Protocol):
+    """Metrics: "written", "gone", "failed"; "answered", "failed"."""
+
+    def poked(self, result: str) -> None: ...
+
+    def asked(self, result: str) -> None: ...
+
+
+class Ignorant:
+    """Counts nothing."""
+
+    def poked(self, result: str) -> None: ...
+
+    def asked(self, result: str) -> None: ...
+
+
 class Asking(Protocol):
     async def __call__(self, ip: str) -> Answer: ...
 
@@ -182,10 +198,12 @@ class Rollouts:
         ask: Asking,
         changed: Callable[[Key, float], None],
         *,
+        observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._kube, self._ask, self._changed = kube, ask, changed
+        self._observer = observer or Ignorant()
         self._clock, self._chance = clock, chance
         self._rollouts: dict[Key, _Rollout] = {}
         self._poke_places = asyncio.Semaphore(POKES)
@@ -310,6 +328,7 @@ class Rollouts:
             try:
                 await self._kube.merge(paths.pod(pod.key), body, timeout=POKE_TIME)
             except (NotFound, Conflict):
+                self._observer.poked("gone")
                 return True
             except TooManyRequests as busy:
                 await asyncio.sleep(busy.retry_after * (1.0 + 0.25 * self._chance()))
@@ -317,10 +336,12 @@ class Rollouts:
                 if attempt == 0:
                     log.info("poke of pod %s: %s", pod.key, problem)
                 if problem.status:  # refused: asking again changes nothing
-                    return False
+                    break
                 await asyncio.sleep(0.5 * (1.0 + self._chance()))
             else:
+                self._observer.poked("written")
                 return True
+        self._observer.poked("failed")
         return False
 
     # -- questions -----------------------------------------------------------------------------------------------------
@@ -355,6 +376,7 @@ class Rollouts:
             for pod in waiting:
                 async with self._ask_places:
                     answer = await self._ask(pod.ip)
+                self._observer.asked("failed" if answer.failure else "answered")
                 sidecar = rollout.sidecars.get(pod.uid)
                 if sidecar is not None and self._take(rollout, sidecar, answer):
                     self._changed(key, pause)
