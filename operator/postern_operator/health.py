@@ -21,7 +21,7 @@ import logging
 import ssl
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import web
 
@@ -230,13 +230,12 @@ class _Guard(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         if len(self._all) >= CONNECTIONS:
-            transport.abort()
+            self._transport.abort()
             return
         self._all.add(self)
-        self._timer = asyncio.get_running_loop().call_later(LIFE, transport.abort)
+        self._timer = asyncio.get_running_loop().call_later(LIFE, self._transport.abort)
         self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:

@@ -244,7 +244,7 @@ class Client:
                     raise Conflict(str(expired), expired.status, expired.reason) from None
                 token = expired.token
                 continue
-            yield page.items
+            yield page.items or []
             token = page.metadata.token
             if not token:
                 return
@@ -339,7 +339,7 @@ class _Meta(msgspec.Struct, frozen=True):
 
 
 class _Page(msgspec.Struct, frozen=True):
-    items: list[Object]
+    items: list[Object] | None  # null: an empty PartialObjectMetadataList
     metadata: _Meta = _Meta()
 
 
