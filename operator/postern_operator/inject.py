@@ -46,8 +46,8 @@ JSON = dict[str, Any]
 
 CONFIG_DIRECTORY = "/etc/postern"
 STATE_DIRECTORY = "/run/postern"
-CREDENTIALS_DIRECTORY = "/etc/postern-credentials"
-"""Not below CONFIG_DIRECTORY: that mount is read-only, and a runtime cannot make a mount point in it."""
+CREDENTIALS_DIRECTORY = "/etc/postern/credentials"
+"""Inside a read-only mount: the kubelet makes the mount point in the volume before (its MakeNestedMountpoints)."""
 TOKEN_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - where one would be
 ADMIN_PORT_NAME = "postern-admin"
 STATE_SIZE = "64Mi"
@@ -152,8 +152,7 @@ class _Template:
 def _template(injection: Injection, settings: Settings, grace: int) -> _Template:
     router = (_router(injection, settings),) if injection.transparent else ()
     containers = (*router, _sidecar(injection, settings, grace))
-    ports = [each.port for each in injection.listeners] + [settings.sidecar.admin_port]
-    low = min(ports)
+    low = min([settings.sidecar.admin_port, *(each.port for each in injection.listeners), *injection.submission_ports])
     return _Template(containers, tuple(_volumes(injection)), low if low < 1024 else None)
 
 

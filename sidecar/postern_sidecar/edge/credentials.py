@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from postern_sidecar.config.model import Route
 
-DIRECTORY = Path("/etc/postern-credentials")  # not in /etc/postern: a read-only volume has room for no mount point
+DIRECTORY = Path("/etc/postern/credentials")
 MAX_SIZE = 4096
 """Octets of a file: RFC 4954 4.3 ends an AUTH line, which holds both in base64, at 12288."""
 

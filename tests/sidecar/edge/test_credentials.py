@@ -129,7 +129,7 @@ def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
 
 
 def test_without_a_directory_it_is_the_clusters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert Path("/etc/postern-credentials") == credentials.DIRECTORY
+    assert Path("/etc/postern/credentials") == credentials.DIRECTORY
     secret(tmp_path / "relay", b"a", b"b")
     monkeypatch.setattr(credentials, "DIRECTORY", tmp_path)
     assert credentials.load(None, [route()], print) == {"relay": Credentials("a", "b")}

