@@ -1,0 +1,42 @@
+"""The definition, as the repository has it, on the API server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cluster.control import ControlPlane
+
+CRD = Path(__file__).parents[3] / "crds/mailproxypolicies.postern.dev.yaml"
+
+
+@pytest.fixture(scope="session")
+def crd() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(CRD.read_text(encoding="utf-8"))
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def installed(control_plane: ControlPlane, crd: dict[str, Any]) -> dict[str, Any]:
+    """As the API server took it."""
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}"
+    control_plane.admin.apply(path, crd, "test-crd")
+    return control_plane.admin.wait(path, _established)
+
+
+def _established(crd: dict[str, Any]) -> bool:
+    conditions = crd.get("status", {}).get("conditions") or []
+    return any(condition["type"] == "Established" and condition["status"] == "True" for condition in conditions)
+
+
+@pytest.fixture(scope="session")
+def policies(control_plane: ControlPlane, installed: dict[str, Any]) -> Iterator[str]:
+    """The path of the policies of a namespace."""
+    with control_plane.namespace() as namespace:
+        yield f"/apis/postern.dev/v1alpha1/namespaces/{namespace}/mailproxypolicies"
