@@ -40,7 +40,8 @@ def _established(definition: chart.Object) -> bool:
 
 @pytest.fixture
 def installed(plane: ControlPlane) -> Iterator[Callable[..., str]]:
-    """`installed(values, release=, namespace=, *flags)` is helm install, and gives its output. All is removed after."""
+    """`installed(values, *flags, release=, namespace=, source=)` is helm install, and gives its output. All is
+    removed after."""
     releases: list[tuple[str, str]] = []
 
     def install(
@@ -48,9 +49,10 @@ def installed(plane: ControlPlane) -> Iterator[Callable[..., str]]:
         *flags: str,
         release: str = chart.RELEASE,
         namespace: str = chart.NAMESPACE,
+        source: Path = chart.CHART,
     ) -> str:
         releases.append((release, namespace))
-        arguments = ("install", release, str(chart.CHART), "--namespace", namespace, "--create-namespace", *flags)
+        arguments = ("install", release, str(source), "--namespace", namespace, "--create-namespace", *flags)
         return plane.helm(*arguments, "--values", "-", input=json.dumps(values or {})).stdout
 
     yield install

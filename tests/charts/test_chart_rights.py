@@ -133,8 +133,12 @@ def test_of_a_pod_it_changes_its_annotation_and_nothing_else(plane: ControlPlane
         for change in refused:
             refusal = _refusal(lambda c=change: operator.merge(f"{path}/p", c))  # type: ignore[misc]
             assert "may change the annotation postern.dev/config-hash and nothing else" in refusal, change
-        for place, value in (("containers/0/image", "evil"), ("tolerations/-", {"operator": "Exists"})):
-            patch = [{"op": "add", "path": f"/spec/{place}", "value": value}]
+        places: list[tuple[str, object]] = [
+            ("containers/0/image", "evil"),
+            ("tolerations/-", {"operator": "Exists"}),
+        ]
+        for place, new in places:
+            patch = [{"op": "add", "path": f"/spec/{place}", "value": new}]
             assert "and nothing else" in _refusal(lambda p=patch: operator.json_patch(f"{path}/p", p)), place  # type: ignore[misc]
         with_hash = plane.admin.get(f"{path}/p")["metadata"]["annotations"]
         assert with_hash == {"kept": "yes", HASH: "abc.2"}
