@@ -24,7 +24,7 @@ import socket
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
@@ -171,7 +171,8 @@ class Admission:
         )
 
     def _told(self, facts: Facts) -> None:
-        if facts.outcome is not Skip.NO_POLICY and facts.outcome is not Skip.OPTED_OUT:
+        usual = facts.outcome in (Skip.NO_POLICY, Skip.OPTED_OUT)
+        if not usual and self._cache.namespace_enabled(facts.namespace):
             log.info("pod in %.63r: no sidecar: %s: %.256s", facts.namespace, facts.outcome.value, facts.message)
         try:
             self._notice(facts)
@@ -187,7 +188,7 @@ class Live:
 
     def __init__(self, kube: Kube, cache: Cache, settings: Settings, clock: Callable[[], float]) -> None:
         self._kube, self._cache, self._settings, self._clock = kube, cache, settings, clock
-        self._lists: OrderedDict[str, tuple[float, Sequence[PolicyRecord]]] = OrderedDict()
+        self._lists: OrderedDict[str, tuple[float, Sequence[PolicyRecord] | None]] = OrderedDict()
         self._running: dict[str, asyncio.Task[Sequence[PolicyRecord] | None]] = {}
         self._lanes = {True: asyncio.Semaphore(LOOKUPS), False: asyncio.Semaphore(STRANGERS)}
 
@@ -244,9 +245,16 @@ class Live:
                             break
                 found = await asyncio.to_thread(_judged, raw, self._settings)
         except (KubeError, TimeoutError) as problem:
-            log.warning("policies of %s: not listed in time: %s", namespace, problem)
-            return None
-        self._lists[namespace] = (self._clock() + REMEMBERED, found)
+            # Forged namespaces shall not fill the log.
+            level = logging.WARNING if self._cache.namespace_enabled(namespace) else logging.DEBUG
+            log.log(level, "policies of %s: not listed in time: %s", namespace, problem)
+            return self._remember(namespace, None, LOOKUP)
+        return self._remember(namespace, found, REMEMBERED)
+
+    def _remember(
+        self, namespace: str, found: Sequence[PolicyRecord] | None, seconds: float
+    ) -> Sequence[PolicyRecord] | None:
+        self._lists[namespace] = (self._clock() + seconds, found)
         self._lists.move_to_end(namespace)
         while len(self._lists) > NAMESPACES:
             self._lists.popitem(last=False)
@@ -273,7 +281,7 @@ class Server:
         self._admission, self._context, self._address, self._port = admission, context, address, port
         self._connections, self._request_time = connections, request_time
         self._guards: dict[object, _Guard] = {}  # by aiohttp's protocol
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening: dict[asyncio.Task[None], socket.socket] = {}
         self._draining = False
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._listener: socket.socket | None = None
@@ -323,11 +331,14 @@ class Server:
             await asyncio.gather(self._accepting, return_exceptions=True)
         if self._listener is not None:
             self._listener.close()
-        for task in list(self._opening):
-            task.cancel()
+        for connection in self._opening.values():  # their handshakes fail; to cancel them would leave transports behind
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         for guard in list(self._guards.values()):
             guard.abort()
         await asyncio.gather(*self._opening, return_exceptions=True)
+        for guard in list(self._guards.values()):  # of handshakes that were through at that moment
+            guard.abort()
         await self._empty.wait()
 
     # -- connections ---------------------------------------------------------------------------------------------------
@@ -346,8 +357,8 @@ class Server:
                 continue
             connection.setblocking(False)
             task = loop.create_task(self._open(connection, handlers))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            self._opening[task] = connection
+            task.add_done_callback(self._opening.pop)
 
     async def _open(self, connection: socket.socket, handlers: web.Server) -> None:
         loop = asyncio.get_running_loop()
@@ -423,8 +434,7 @@ class _Guard(asyncio.Protocol):
         self.busy = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are not of that class
         self._server.opened(self)
         self._start()
         self.inner.connection_made(transport)

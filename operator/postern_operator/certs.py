@@ -48,6 +48,10 @@ MAX_FILE = rotation.MAX_PEM
 Clock = Callable[[], datetime]
 
 
+def utc() -> datetime:
+    return datetime.now(UTC)
+
+
 def server_context() -> ssl.SSLContext:
     """Without a pair yet: handshakes fail until one is loaded. HTTP/1.1, because the server speaks that."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -86,7 +90,7 @@ class Certificates:
         *,
         may_write: Callable[[], bool],
         lifetimes: Lifetimes | None = None,
-        now: Clock = lambda: datetime.now(UTC),
+        now: Clock = utc,
         poll: float = POLL,
     ) -> None:
         self._kube, self._settings, self._context = kube, settings, context

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,11 @@ import aiohttp
 import pytest
 
 from cluster.admin import ApiError
-from postern_operator import admission, model, paths, records, render, select
+from postern_operator import admission, kube, model, paths, records, render, select
 from postern_operator.model import Key
 from postern_operator.settings import FailurePolicy
 from webhook_world import (
+    CONFIGURATIONS,
     Object,
     Replica,
     configured,
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from cluster.control import ControlPlane
 
 pytestmark = pytest.mark.real
-DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
 @pytest.fixture
@@ -153,12 +154,11 @@ async def test_first_again_after_another_webhook(control_plane: ControlPlane, re
             )
 
         two.admission.answer = first  # type: ignore[method-assign]
+        await until(lambda: two.certificates.serving)
+        own = control_plane.admin.get(f"{CONFIGURATIONS}/{release}")["webhooks"][0]["clientConfig"]["caBundle"]
         later = webhook(two.server.port, [mail], name="z.example.org")
-        with configured(control_plane.admin, f"z-{release}", later) as path:
-            found = control_plane.admin.get(path)
-            own = control_plane.admin.get(f"{path.rpartition('/')[0]}/{release}")
-            found["webhooks"][0]["clientConfig"]["caBundle"] = own["webhooks"][0]["clientConfig"]["caBundle"]
-            control_plane.admin.update(path, found)
+        later["clientConfig"]["caBundle"] = own
+        with configured(control_plane.admin, f"z-{release}", later):
 
             async def both() -> list[str]:
                 created = await made(control_plane, mail, pod(), "?dryRun=All")
@@ -229,42 +229,35 @@ async def test_dead_api_server_delays_a_skip_by_half_a_second(
     control_plane: ControlPlane, release: str, mail: str, tmp_path: Path
 ) -> None:
     """Nobody listens where the client asks, but a socket that never answers."""
-    async with replica(control_plane, release) as one, silent(tmp_path) as kubeconfig:
-        from postern_operator import kube
-
-        async with kube.connected(str(kubeconfig)) as client:
-            deaf = admission.Admission(client, one.cache, one.settings, "1.0.0", observer=one.outcomes)
-            began = asyncio.get_running_loop().time()
-            reply = await deaf.answer(review(mail))
-            took = asyncio.get_running_loop().time() - began
+    async with replica(control_plane, release) as one:
+        with silent(tmp_path) as kubeconfig:
+            async with kube.connected(str(kubeconfig)) as client:
+                deaf = admission.Admission(client, one.cache, one.settings, "1.0.0", observer=one.outcomes)
+                began = asyncio.get_running_loop().time()
+                reply = await deaf.answer(review(mail))
+                took = asyncio.get_running_loop().time() - began
     response = json.loads(reply.body)["response"]
     assert response["allowed"] is True
     assert "could not be listed in time" in response["warnings"][0]
     assert admission.LOOKUP * 0.9 < took < admission.ANSWER
 
 
-@contextlib.asynccontextmanager
-async def silent(folder: Path) -> AsyncIterator[Path]:
-    held: list[asyncio.StreamWriter] = []
-    server = await asyncio.start_server(lambda _reader, writer: held.append(writer), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }
-    path = folder / "kubeconfig"
-    path.write_text(json.dumps(config))
-    try:
+@contextlib.contextmanager
+def silent(folder: Path) -> Iterator[Path]:
+    """A kubeconfig of a server whose kernel takes connections, and nobody else."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": {"server": server}}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+        path = folder / "kubeconfig"
+        path.write_text(json.dumps(config))
         yield path
-    finally:
-        for writer in held:
-            drop(writer)
-        server.close()
-        await server.wait_closed()
 
 
 def review(namespace: str, manifest: Object | None = None, uid: str = "u-1") -> bytes:
@@ -328,6 +321,7 @@ async def posting(one: Replica) -> AsyncIterator[aiohttp.ClientSession]:
     url = f"https://127.0.0.1:{one.server.port}"
     async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(ssl=context)) as session:
         yield session
+    await until(lambda: one.server.connections == 0)  # a session does not wait for its connections' end
 
 
 def drop(writer: asyncio.StreamWriter) -> None:

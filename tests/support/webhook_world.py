@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from postern_operator.settings import FailurePolicy, Settings, Sidecar, Webhook
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from pathlib import Path
 
     from cluster.admin import Admin
     from cluster.control import ControlPlane
@@ -89,6 +92,30 @@ async def replica(
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             await server.close()
+
+
+def alone(client: kube.Client) -> Admission:
+    """The webhook's function with one policy in the cache."""
+    cache, settings = Cache(), Settings()
+    cache.put_policy(records.policy_record(policy("mail"), settings.sidecar), "1")
+    return Admission(client, cache, settings, "1.0.0")
+
+
+def deaf(folder: Path) -> Path:
+    """A kubeconfig of an API server that is not there."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "none", "cluster": {"server": server}}],
+        "users": [{"name": "none", "user": {"token": "none"}}],
+        "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
+        "current-context": "none",
+    }
+    path = folder / "kubeconfig"
+    path.write_text(json.dumps(config))
+    return path
 
 
 async def until(condition: Callable[[], object], timeout: float = 30.0) -> None:
