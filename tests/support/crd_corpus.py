@@ -8,9 +8,9 @@ The cases lie beside the CRD's tests (tests/operator/crd/corpus), each a base an
     good: true      both accept
     at: PATH        both refuse, at this place; the API server in words of its own
     says: TEXT      as well: both refuse in these words
-    only: TEXT      as well: what the model alone can see. The API server accepts; the operator then says Accepted=False,
-                    reason Invalid. TEXT begins its message
-    mends: PATH     the API server drops a null before it judges, so there is none for the operator; in a file it is refused
+    only: TEXT      as well: what the model alone can see, the class operator-only. The API server accepts, and the
+                    operator says Accepted=False, reason Invalid. TEXT begins its message
+    mends: PATH     the API server drops a null before it judges, so the operator never sees it; in a file it is refused
 Long values are written {text: [PART, TIMES, END, BEGIN]}, {list: [ITEM, TIMES]}, {count: [ITEM, TIMES]} where {} in its
 texts is the number, and {keys: [TIMES, VALUE]}. Raises ValueError for a case that is none of these.
 """
@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
 
 FOLDER = Path(__file__).parents[1] / "operator/crd/corpus"
 _STEP = re.compile(r"\.?([A-Za-z][A-Za-z0-9]*)|\[([0-9]+)\]", re.ASCII)
@@ -74,7 +74,7 @@ def good() -> tuple[Case, ...]:
 
 
 def _read(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return YAML(typ="safe").load(path)
 
 
 def _case(entry: dict[str, Any], base: dict[str, Any]) -> Case:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,7 @@ CRD = Path(__file__).parents[3] / "crds/mailproxypolicies.postern.dev.yaml"
 
 @pytest.fixture(scope="session")
 def crd() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(CRD.read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = YAML(typ="safe").load(CRD)
     return loaded
 
 
