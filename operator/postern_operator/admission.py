@@ -112,10 +112,12 @@ class Admission:
         notice: Callable[[Facts], None] = lambda _facts: None,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
+        lookup: float = LOOKUP,
     ) -> None:
+        self._lookup = lookup
         self._cache, self._settings, self._version = cache, settings, version
         self._notice, self._observer, self._clock = notice, observer or Ignorant(), clock
-        self._live = Live(kube, cache, settings, clock)
+        self._live = Live(kube, cache, settings, clock, lookup)
 
     async def answer(self, body: bytes) -> Reply:
         """Always one."""
@@ -151,7 +153,7 @@ class Admission:
             return await self._looked_up(namespace, winner, request)
 
     async def _looked_up(self, namespace: str, winner: PolicyRecord | None, request: Request) -> Injection | Skipped:
-        until = asyncio.get_running_loop().time() + LOOKUP
+        until = asyncio.get_running_loop().time() + self._lookup
         if winner is None:
             policies = await self._live.policies(namespace, until)
             if policies is None:
@@ -186,7 +188,10 @@ _NOTHING = Skipped(Skip.NO_POLICY, "no MailProxyPolicy of the namespace selects 
 class Live:
     """What the caches do not have, asked of the API server: single flight, remembered, bounded."""
 
-    def __init__(self, kube: Kube, cache: Cache, settings: Settings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, kube: Kube, cache: Cache, settings: Settings, clock: Callable[[], float], lookup: float = LOOKUP
+    ) -> None:
+        self._lookup = lookup
         self._kube, self._cache, self._settings, self._clock = kube, cache, settings, clock
         self._lists: OrderedDict[str, tuple[float, Sequence[PolicyRecord] | None]] = OrderedDict()
         self._running: dict[str, asyncio.Task[Sequence[PolicyRecord] | None]] = {}
@@ -214,7 +219,9 @@ class Live:
         path = paths.config_map(Key(policy.namespace, config_map_name(policy.name)))
         try:
             async with asyncio.timeout_at(until):
-                found = records.config_map_record(await self._kube.get(path, timeout=LOOKUP), self._settings.sidecar)
+                found = records.config_map_record(
+                    await self._kube.get(path, timeout=self._lookup), self._settings.sidecar
+                )
         except NotFound:
             return None
         except (KubeError, TimeoutError) as problem:
@@ -234,8 +241,8 @@ class Live:
     async def _listed(self, namespace: str) -> Sequence[PolicyRecord] | None:
         raw = []
         try:
-            async with asyncio.timeout(LOOKUP):
-                pages = self._kube.pages(paths.policies(namespace), timeout=LOOKUP)
+            async with asyncio.timeout(self._lookup):
+                pages = self._kube.pages(paths.policies(namespace), timeout=self._lookup)
                 async with contextlib.aclosing(pages) as each_page:  # type: ignore[type-var]
                     read = 0
                     async for page in each_page:

@@ -198,7 +198,7 @@ async def test_live_list_is_remembered_for_two_seconds(
 ) -> None:
     async with replica(control_plane, release) as one:
         now = [100.0]
-        live = admission.Live(one.client, one.cache, one.settings, lambda: now[0])
+        live = admission.Live(one.client, one.cache, one.settings, lambda: now[0], 20)
         assert await listed(live, mail) == []
         await asyncio.to_thread(control_plane.admin.create, paths.policies(mail), policy(mail))
         now[0] += admission.REMEMBERED - 0.1
@@ -217,7 +217,7 @@ async def test_forged_namespaces_ask_nothing_or_little(
 ) -> None:
     monkeypatch.setattr(admission, "NAMESPACES", 4)
     async with replica(control_plane, release) as one:
-        live = admission.Live(one.client, one.cache, one.settings, lambda: 0.0)
+        live = admission.Live(one.client, one.cache, one.settings, lambda: 0.0, 20)
         for name in ("", "../../../api/v1/secrets?x=", "A", "x" * 64, "a\n"):
             assert await listed(live, name) == []
         for number in range(9):

@@ -82,7 +82,7 @@ async def replica(
     async with kube.connected(str(control_plane.kubeconfig)) as client:
         context, cache, outcomes, facts = certs.server_context(), Cache(), Outcomes(), list[Any]()
         certificates = certs.Certificates(client, settings, context, may_write=leads, lifetimes=lifetimes, poll=0.1)
-        admission = Admission(client, cache, settings, "1.0.0", notice=facts.append, observer=outcomes)
+        admission = Admission(client, cache, settings, "1.0.0", notice=facts.append, observer=outcomes, lookup=2.5)
         server = Server(admission, context, address="127.0.0.1")
         await server.start()
         running = asyncio.create_task(certificates.run())
