@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 from msgspec import NODEFAULT, inspect
 
+import crd_corpus
 from postern_sidecar.config import model, scalars
 
 if TYPE_CHECKING:
@@ -248,3 +250,28 @@ def test_every_rule_says_what_to_do(crd: Schema) -> None:
         assert "; " in rule["message"], rule
         assert "; " in rule.get("messageExpression", "; "), rule
         assert rule.get("reason", "FieldValueInvalid") != "FieldValueDuplicate"  # it would drop the message
+
+
+def test_every_rule_has_a_case(crd: Schema) -> None:
+    """By its place and its remedy: each rule is seen to refuse something, in the words of the model."""
+    (version,) = crd["spec"]["versions"]
+    seen = {(re.sub(r"\[[0-9]+\]", "[]", case.at), remedy(case.says)) for case in crd_corpus.cases() if case.says}
+    unseen = [
+        (path, rule["message"])
+        for path, schema in below(version["schema"]["openAPIV3Schema"], "")
+        for rule in schema.get("x-kubernetes-validations", ())
+        if not any(same_place(at, path) and said == remedy(rule["message"]) for at, said in seen)
+    ]
+    assert unseen == []
+
+
+def same_place(at: str, rule: str) -> bool:
+    """A rule on a list, or on a mapping, is about what stands in it; the model names an expression for its key."""
+    here = rule.removeprefix(".").removesuffix("{}")
+    return at.startswith(here) or here.startswith(f"{at}.")
+
+
+def remedy(text: str) -> str:
+    """What stands after the message; a network's own name is part of it only where a rule can know it."""
+    said = text.rpartition("; ")[2]
+    return "the network" if "the network" in said else said

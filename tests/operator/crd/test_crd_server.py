@@ -159,3 +159,32 @@ def test_a_copy_that_is_not_the_same_is_named(tmp_path: Path) -> None:
     assert stale.with_name("a.yaml").read_text() == "a: 1\n"
     assert not stale.exists()
     subprocess.run([sys.executable, str(script), "--check"], check=True, timeout=60)
+
+
+def test_the_largest_policy_is_within_the_running_cost(control_plane: ControlPlane, policies: str) -> None:
+    """Estimates are made when the definition is; what rules really cost counts with each policy."""
+    networks = [f"2001:db8:{number:x}::/48" for number in range(256)]
+    override = {"ratePerClient": {"connections": 1, "per": "23h59m59s999ms"}}
+    listener = {
+        "protocol": "SMTP",
+        "backend": {"port": 2525, "handover": "ProxyV2"},
+        "proxyProtocol": {"requiredFrom": networks, "allowSources": networks[:64]},
+        "limits": {"overrides": [{**override, "clients": [network]} for network in networks]},
+        "rules": [{"name": f"r{number}", "when": "true", "action": "Log"} for number in range(64)],
+    }
+    name = ".".join(["x" * 60] * 4)
+    servers = [f"[2001:db8::{number:x}]:5353" for number in range(16)]
+    manifest = named("largest", "both")
+    manifest["spec"]["inbound"] = [{**listener, "name": f"l{number}", "port": 1000 + number} for number in range(16)]
+    manifest["spec"]["outbound"] = {
+        "dane": {"require": [f"d{number}.{name}" for number in range(1024)]},
+        "dns": {
+            "stubs": [{"zone": f"s{number}.{name}", "servers": servers, "insecure": True} for number in range(64)],
+            "forwards": [{"zone": f"f{number}.{name}", "servers": servers, "tlsName": name} for number in range(64)],
+            "rootHints": [{"name": f"r{number}.{name}", "addresses": ["2001:db8::1"]} for number in range(26)],
+        },
+        "routes": [{"domains": [f"d{number}.{name}"], "via": f"r{number}.{name}:587"} for number in range(256)],
+        "ownAddresses": networks[:64],
+        "allowAddresses": networks[:64],
+    }
+    assert control_plane.admin.create(policies, manifest, dry_run=True)["spec"]["priority"] == 0
