@@ -148,7 +148,7 @@ class Certificates:
         configuration = await self._configuration()
         pair = self._pair_of(secret)
         seen = _trusted_by(configuration)
-        if secret is None or self._may_write():
+        if _blank(secret) or self._may_write():
             pair = await self._rotate(secret, pair, seen)
         if pair is None:
             return
@@ -165,7 +165,7 @@ class Certificates:
             return None
 
     def _pair_of(self, secret: Object | None) -> Pair | None:
-        if secret is None:
+        if secret is None or _blank(secret):
             return None
         try:
             pair = rotation.read(_decoded(secret.get("data")))
@@ -296,6 +296,11 @@ class Certificates:
         if self._said.get(about) != text:
             self._said[about] = text
             log.warning("%s", text)
+
+
+def _blank(secret: Object | None) -> bool:
+    """Not there yet, or as the chart leaves it: whoever is first writes the pair, others meet a Conflict."""
+    return secret is None or not secret.get("data")
 
 
 def _trusted_by(configuration: Object | None) -> tuple[x509.Certificate, ...]:
