@@ -53,11 +53,11 @@ class Case:
 
 
 @cache
-def cases() -> tuple[Case, ...]:
-    bases = _read(FOLDER / "bases.yaml")
+def cases(folder: Path = FOLDER) -> tuple[Case, ...]:
+    bases = _read(folder / "bases.yaml")
     found = [
         _case(entry, bases[entry.get("base", file["base"])])
-        for path in sorted(FOLDER.glob("*.yaml"))
+        for path in sorted(folder.glob("*.yaml"))
         if path.name != "bases.yaml"
         for file in [_read(path)]
         for entry in file["cases"]
@@ -69,8 +69,8 @@ def cases() -> tuple[Case, ...]:
     return tuple(found)
 
 
-def good() -> tuple[Case, ...]:
-    return tuple(case for case in cases() if case.good)
+def good(folder: Path = FOLDER) -> tuple[Case, ...]:
+    return tuple(case for case in cases(folder) if case.good)
 
 
 def _read(path: Path) -> Any:
