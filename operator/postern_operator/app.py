@@ -101,7 +101,7 @@ class Operator:
         self.webhook = Server(admission, self.tls, address=settings.webhook.address, port=settings.webhook.port)
         self.told = Told(self.cache, self.queue, settings)
         self.asker = Asker(settings.sidecar.admin_port)
-        self.rollouts = Rollouts(kube, self.asker, self.queue.add, observer=metrics)
+        self.rollouts = Rollouts(kube, self.asker, self.queue.add, every=1.1 * every, observer=metrics)
         gathering = Gathering(kube, self.cache, settings, every=every)
         self.reconciler = Reconciler(kube, self.cache, gathering, self.rollouts, self.events, settings, every=every)
         self.resync = Resync(kube, self.cache, gathering, self.queue, settings.watch_namespaces, every=every)

@@ -23,7 +23,7 @@ from msgspec import Meta
 from yarl import URL
 
 from . import conditions, paths
-from .conditions.pace import ASK_FIRST
+from .conditions.pace import ASK_CURRENT, ASK_FIRST
 from .kube import Conflict, KubeError, NotFound, TooManyRequests
 from .model import CONFIG_HASH, Answer
 
@@ -190,7 +190,8 @@ class _Rollout:
 
 
 class Rollouts:
-    """`changed(key, after)`: the policy is to be looked at again, in so many seconds."""
+    """`changed(key, after)`: the policy is to be looked at again, in so many seconds. `every`: the longest that a
+    sidecar is not asked."""
 
     def __init__(
         self,
@@ -198,12 +199,13 @@ class Rollouts:
         ask: Asking,
         changed: Callable[[Key, float], None],
         *,
+        every: float = 1.1 * ASK_CURRENT,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._kube, self._ask, self._changed = kube, ask, changed
-        self._observer = observer or Ignorant()
+        self._every, self._observer = every, observer or Ignorant()
         self._clock, self._chance = clock, chance
         self._rollouts: dict[Key, _Rollout] = {}
         self._poke_places = asyncio.Semaphore(POKES)
@@ -402,7 +404,7 @@ class Rollouts:
             sidecar.since = 0.0
         current = answer.hash == rollout.target and not answer.failure
         sidecar.attempt = 0 if current else sidecar.attempt + 1
-        wait = conditions.ask_after(current, sidecar.attempt, self._chance())
+        wait = min(conditions.ask_after(current, sidecar.attempt, self._chance()), self._every)
         sidecar.answer, sidecar.due, sidecar.asking = answer, self._clock() + wait, False
         return before is None or bool(answer.failure) or replace(before, at=0.0) != replace(answer, at=0.0)
 
