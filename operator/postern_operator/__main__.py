@@ -57,9 +57,14 @@ def _inject(chosen: argparse.Namespace) -> int:
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    settings = None if chosen.settings is None else _settings(chosen.settings)
     status: int = import_module("postern_operator.checking").run(
-        settings, release=chosen.release_namespace, namespaces=tuple(chosen.namespaces), json=chosen.json
+        None if chosen.settings is None else _settings(chosen.settings),
+        release=chosen.release_namespace,
+        namespaces=tuple(chosen.namespaces),
+        connect=chosen.connect_backends,
+        json=chosen.json,
+        strict=chosen.strict,
+        kubeconfig=chosen.kubeconfig,
     )
     return status
 
@@ -118,11 +123,18 @@ def _inject_parser(inject: argparse.ArgumentParser) -> None:
 
 
 def _check_parser(check: argparse.ArgumentParser) -> None:
-    check.epilog = "Exit status: 0 all is well, 1 something is to be done, 2 usage, or no cluster that answers."
+    check.description = (
+        "Looks at the installation, the webhook, namespaces, policies and their pods, and says what to do. Nothing in "
+        "the cluster is changed: pods are created in dry runs. Whatever the user may not read is skipped."
+    )
+    check.epilog = (
+        "Exit status: 0 nothing has to be done (there may be warnings), 1 something has, 2 usage, or no cluster that "
+        "answers."
+    )
     check.set_defaults(command=_check)
     check.add_argument("--settings", metavar="FILE", type=Path, help="the operator's; those in the cluster without")
     check.add_argument(
-        "--release-namespace", metavar="NAME", default="postern-system", help="of the chart's release (%(default)s)"
+        "--release-namespace", metavar="NAME", default="", help="of the chart's release (found by its labels)"
     )
     check.add_argument(
         "--namespace",
@@ -130,9 +142,18 @@ def _check_parser(check: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="look at the policies and pods of this one (all that are enabled)",
+        help="look at the policies and pods of this one (all that have policies)",
     )
+    check.add_argument(
+        "--connect-backends",
+        action=argparse.BooleanOptionalAction,
+        help="try whether mail servers answer past their sidecars, by a TCP connection (in a pod of the cluster only)",
+    )
+    check.add_argument("--strict", action="store_true", help="warnings count: exit status 1")
     check.add_argument("--json", action="store_true", help="findings as one JSON object")
+    check.add_argument(
+        "--kubeconfig", metavar="FILE", default="", help="($KUBECONFIG, the pod's account, ~/.kube/config)"
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
 import time
 from contextlib import asynccontextmanager
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from typing import Self
 
+    from multidict import CIMultiDictProxy
+
 Object = dict[str, Any]
 T = TypeVar("T")
 
@@ -44,6 +47,8 @@ MOST_OCTETS: Final = 64 << 20
 """Of one answer: a page of 500 objects stays below it, whatever their size is in practice."""
 MOST_TEXT: Final = 500
 """Characters of a message of the API server: it repeats names and values that anybody may have chosen."""
+MOST_WARNINGS: Final = 20
+"""Of one answer."""
 LONGEST_WAIT: Final = 30.0
 """Seconds that a Retry-After is followed for."""
 
@@ -253,6 +258,11 @@ class Client:
         query = [_MINE, _DRY] if dry_run else [_MINE]
         return _object(await self._call("POST", path, query, body, timeout=timeout))
 
+    async def rehearse(self, path: str, body: Object, *, timeout: float = 10.0) -> tuple[Object, tuple[str, ...]]:
+        """`create` in a dry run, and the warnings of those who admitted it, MOST_WARNINGS at most."""
+        answer, fields = await self._exchange("POST", path, [_MINE, _DRY], body, timeout=timeout)
+        return _object(answer), tuple(map(_warning, fields.getall("Warning", [])[:MOST_WARNINGS]))
+
     async def update(self, path: str, body: Object, *, timeout: float = 10.0) -> Object:
         return _object(await self._call("PUT", path, [_MINE], body, timeout=timeout))
 
@@ -283,7 +293,22 @@ class Client:
         *,
         timeout: float,
     ) -> bytes:
-        """The answer's body. One time limit over waiting for a connection, credentials, and both tries."""
+        """The answer's body."""
+        answer, _ = await self._exchange(method, path, query, body, kind, accept, timeout=timeout)
+        return answer
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        query: list[tuple[str, str]] | None = None,
+        body: Object | list[Object] | None = None,
+        kind: str = _JSON,
+        accept: str = _JSON,
+        *,
+        timeout: float,
+    ) -> tuple[bytes, CIMultiDictProxy[str]]:
+        """Body and fields. One time limit over waiting for a connection, credentials, and both tries."""
         url = URL(f"{self._server}{path}?{urlencode(query)}" if query else f"{self._server}{path}", encoded=True)
         data = None if body is None else msgspec.json.encode(body)
         headers = {"Accept": accept} if data is None else {"Accept": accept, "Content-Type": kind}
@@ -299,12 +324,12 @@ class Client:
         except (aiohttp.ClientError, OSError, ValueError) as problem:
             raise Unreachable(f"{method} {path}: {_printable(str(problem) or type(problem).__name__)}") from None
         if status < 300:
-            return answer
+            return answer, fields
         raise _error(f"{method} {path}", status, fields, answer)
 
     async def _send(
         self, method: str, url: URL, headers: dict[str, str], data: bytes | None, used: Credentials
-    ) -> tuple[int, Mapping[str, str], bytes]:
+    ) -> tuple[int, CIMultiDictProxy[str], bytes]:
         sent = {**headers, "Authorization": used.authorization} if used.authorization else headers
         async with self._session.request(
             method,
@@ -385,6 +410,12 @@ def _error(asked: str, status: int, fields: Mapping[str, str], answer: bytes) ->
     if isinstance(error, _Expired):
         error.token = said.metadata.token
     return error
+
+
+def _warning(field: str) -> str:
+    """The text of a Warning: 299 - "text" (RFC 9111 obsoleted it, Kubernetes keeps to it)."""
+    _, _, text = field.partition('"')
+    return _printable(re.sub(r"\\(.)", r"\1", text.removesuffix('"')))
 
 
 def _wait(seconds: str) -> float:

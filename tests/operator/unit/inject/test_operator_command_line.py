@@ -45,12 +45,15 @@ def test_run_takes_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_check_takes_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = standing_in(monkeypatch, "checking", 1)
     assert command_line.main(["check"]) == 1
-    assert calls.pop() == ((None,), {"release": "postern-system", "namespaces": (), "json": False})
+    nothing = {"release": "", "namespaces": (), "connect": None, "json": False, "strict": False, "kubeconfig": ""}
+    assert calls.pop() == ((None,), nothing)
     file = tmp_path / "settings.yaml"
     file.touch()
     chosen = ["--settings", str(file), "--release-namespace", "r", "--namespace", "a", "--namespace", "b", "--json"]
+    chosen += ["--connect-backends", "--strict", "--kubeconfig", "k"]
     assert command_line.main(["check", *chosen]) == 1
-    assert calls.pop() == ((Settings(),), {"release": "r", "namespaces": ("a", "b"), "json": True})
+    places = {"release": "r", "namespaces": ("a", "b"), "connect": True}
+    assert calls.pop() == ((Settings(),), {**places, "json": True, "strict": True, "kubeconfig": "k"})
 
 
 def test_run_with_settings_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
