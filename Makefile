@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest
 # Of the packages that decide, named in pyproject.toml, every branch.
 COVERAGE := --cov --cov-report=term-missing:skip-covered --cov-fail-under=100
 
-.PHONY: help demo test test-unit lint format types imports bench fuzz lock lock-check clean venv servers controlplane
+.PHONY: help demo test test-unit lint format types imports bench fuzz crds lock lock-check clean venv servers controlplane
 
 help: ## this list
 	@printf 'Postern: the real client in front of your mail server, DANE behind it. `make demo` shows it, `make test` proves it.\n\n'
@@ -36,7 +36,7 @@ test: servers ## every test, against real HAProxy, Postfix, Exim, NSD, Unbound a
 	$(PYTEST) $(COVERAGE) $(ARGS)
 
 test-unit: venv ## the tests that need no root and no Debian packages, in about 30 seconds
-	$(PYTEST) tests/sidecar/unit tests/test_project.py $(ARGS)
+	$(PYTEST) tests/sidecar/unit tests/operator/unit tests/test_project.py $(ARGS)
 
 lint: venv ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -55,9 +55,13 @@ imports: venv ## import-linter: the layers, and no I/O below the edge
 bench: servers ## the same load through Postern and through what one would use instead (bench/README.md)
 	$(BIN)/python -m bench $(ARGS)
 
-fuzz: venv ## a million mutated PROXY headers, and 20,000 chains and TLSA sets beside OpenSSL's own DANE code
+fuzz: venv ## a million mutated PROXY headers, 20,000 chains beside OpenSSL's own DANE code, 100,000 AdmissionReviews
 	$(BIN)/python bench/fuzz_proxyproto.py $(ARGS)
 	$(BIN)/python bench/fuzz_dane.py
+	$(BIN)/python bench/fuzz_admission.py
+
+crds: venv ## write the chart's copy of the custom resource definition
+	$(BIN)/python scripts/crds.py
 
 controlplane: venv ## kube-apiserver, etcd, helm and kubectl for the tests; built once, about 5 minutes on two cores
 	@$(BIN)/python scripts/controlplane.py
