@@ -1,5 +1,5 @@
-"""The previous release's `validate` accepts what this release's operator delivers for the previous corpus: a sidecar that
-is older than the operator can run what it gets.
+"""The previous release's `validate` accepts what this release's operator delivers for the previous corpus: a sidecar
+that is older than the operator can run what it gets.
 
 `tests/charts/previous` holds that release: its wheel, and its corpus as it was (`corpus/*.yaml`).
 """
@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import crd_corpus
 import pytest
 
+import crd_corpus
 from postern_sidecar import config
 
 if TYPE_CHECKING:
