@@ -218,12 +218,12 @@ async def test_the_warnings_of_a_rehearsal(tmp_path: Path) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         assert request.query["dryRun"] == "All"
         response = web.json_response({"kind": "Pod"})
-        for text in ["a \\"quoted\\" \\\\ one", "b\tc", *["d"] * kube_module.MOST_WARNINGS]:
+        for text in [r"a \"quoted\" \\ one", "b\tc", *["d"] * kube_module.MOST_WARNINGS]:
             response.headers.add("Warning", f'299 - "{text}"')
         return response
 
     async with answered(handler, tmp_path) as client:
         pod, warnings = await client.rehearse("/api/v1/namespaces/n/pods", {"kind": "Pod"})
     assert pod == {"kind": "Pod"}
-    assert warnings[:3] == ('a "quoted" \\ one', "b?c", "d")
+    assert warnings[:3] == (r'a "quoted" \ one', "b?c", "d")
     assert len(warnings) == kube_module.MOST_WARNINGS
