@@ -49,6 +49,7 @@ class Schedule(Generic[K]):
         self._order = itertools.count()
         self._running: set[K] = set()
         self._failures: dict[K, int] = {}
+        self._asked_later: dict[K, float] = {}  # not before then, says the API server
 
     def __len__(self) -> int:
         """Keys that wait, due or not."""
@@ -58,7 +59,8 @@ class Schedule(Generic[K]):
         return sum(due <= now for due in self._due.values())
 
     def add(self, key: K, due: float) -> bool:
-        """The earlier time counts. False: no room."""
+        """The earlier time counts, but none that the API server has asked us not to come at. False: no room."""
+        due = max(due, self._asked_later.get(key, due))
         before = self._due.get(key)
         if before is None and len(self._due) >= self._room:
             return False
@@ -85,6 +87,7 @@ class Schedule(Generic[K]):
             found = key
             del self._due[key]
             self._running.add(key)
+            self._asked_later.pop(key, None)
             break
         for entry in held:
             heapq.heappush(self._heap, entry)
@@ -99,12 +102,14 @@ class Schedule(Generic[K]):
         self._failures.pop(key, None)
 
     def failed(self, key: K, now: float, chance: float, retry_after: float = 0.0) -> float:
-        """When it is tried again: not earlier, even if it has been added meanwhile."""
+        """When it is tried again: not earlier, even if it has been added meanwhile; and if the API server said when, not
+        even if it is added later, for whatever reason."""
         self._running.discard(key)
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         due = now + backoff(failures, chance, retry_after)
         self._due.pop(key, None)
-        self.add(key, due)
+        if self.add(key, due) and retry_after:
+            self._asked_later[key] = due
         return due
 
     def abandoned(self, key: K, now: float) -> None:

@@ -85,9 +85,23 @@ def test_a_change_after_a_failure_does_not_wait() -> None:
     schedule: Schedule[str] = Schedule()
     schedule.add("a", 0.0)
     schedule.take(0.0)
-    schedule.failed("a", 0.0, 0.0, retry_after=50.0)
+    for _ in range(10):
+        schedule.failed("a", 0.0, 0.0)
     schedule.add("a", 1.0)
     assert schedule.take(1.0) == "a"
+
+
+def test_a_change_after_a_refusal_waits_for_as_long_as_the_api_server_said() -> None:
+    schedule: Schedule[str] = Schedule()
+    schedule.add("a", 0.0)
+    schedule.take(0.0)
+    schedule.failed("a", 0.0, 0.0, retry_after=7.0)
+    schedule.add("a", 1.0)
+    assert schedule.take(6.9) is None
+    assert schedule.take(7.0) == "a"
+    schedule.add("a", 7.0)
+    schedule.done("a")
+    assert schedule.take(7.0) == "a"
 
 
 def test_work_that_was_cancelled_is_due() -> None:
