@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from . import paths, rotation, signing
-from .kube import Conflict, Invalid, KubeError, NotFound
+from .kube import Conflict, Invalid, KubeError, NotFound, TooManyRequests
 from .model import MANAGED_BY, POSTERN, Key
 from .rotation import Broken, Lifetimes, Step
 from .settings import CertificateMode
@@ -122,16 +122,19 @@ class Certificates:
 
     async def run(self) -> None:
         while True:
+            wait = 0.0
             try:
                 await self.step()
             except KubeError as problem:
                 self._say("cluster", f"certificates: the API server: {problem}")
+                if isinstance(problem, TooManyRequests):
+                    wait = problem.retry_after
             except Exception:
                 log.exception("certificates: an internal error; tried again")
             else:
                 self._said.pop("cluster", None)
             pause = self._poll if self.ready else min(POLL_UNREADY, self._poll)
-            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load
+            await asyncio.sleep(max(wait, pause * random.uniform(0.8, 1.2)))  # noqa: S311 - spreads load
 
     async def step(self) -> None:
         """One look at everything, and the one thing that is next."""

@@ -18,7 +18,7 @@ from postern_sidecar.config import config_hash
 
 from . import apply, conditions, gather, inject
 from .cache import Resource
-from .kube import Conflict, KubeError, NotFound
+from .kube import Conflict, KubeError, NotFound, TooManyRequests
 from .model import Inputs, Key
 from .reasons import Accepted, Outdated, Programmed
 
@@ -218,10 +218,11 @@ class Resync:
     async def hold(self) -> None:
         """The cache against live LISTs: quickly until it holds all that there was, then now and then. Each replica."""
         while True:
+            wait = 0.0
             try:
                 missing = [await self._compared(resource) for resource in Resource]
             except KubeError as problem:
-                self._say(str(problem))
+                wait = self._trouble(problem)
                 missing = [1]
             else:
                 self._said = ""
@@ -229,18 +230,19 @@ class Resync:
                 self._filled.set()
                 counts = ", ".join(f"{self._cache.count(resource)} {resource.value}" for resource in Resource)
                 log.info("the caches are filled: %s", counts)
-            await asyncio.sleep(self._pause() if self.filled else FILL_EVERY)
+            await asyncio.sleep(max(wait, self._pause() if self.filled else FILL_EVERY))
 
     async def lead(self) -> None:
         """All policies at once, then ConfigMaps now and then. The leader only."""
         for record in self._cache.policies():
             self._queue.add(record.key)
         while True:
+            wait = 0.0
             try:
                 await self._config_maps()
             except KubeError as problem:
-                self._say(str(problem))
-            await asyncio.sleep(self._pause())
+                wait = self._trouble(problem)
+            await asyncio.sleep(max(wait, self._pause()))
 
     async def _compared(self, resource: Resource) -> int:
         """How many objects no watch has told of, of those that the first LIST had or, later, of all."""
@@ -285,10 +287,13 @@ class Resync:
             if self._cache.policy(key) is None:
                 self._queue.add(key)
 
-    def _say(self, trouble: str) -> None:
+    def _trouble(self, problem: KubeError) -> float:
+        """Seconds that the API server wants to be left alone."""
+        trouble = str(problem)
         if trouble != self._said:
             log.warning("resync: %s", trouble)
         self._said = trouble
+        return problem.retry_after if isinstance(problem, TooManyRequests) else 0.0
 
     def _pause(self) -> float:
         return self._every * (0.9 + 0.2 * self._chance())
