@@ -24,9 +24,13 @@ POLICY = {
 }
 
 
+_POD = "authentication.kubernetes.io/pod-name"
+
+
 @dataclass(frozen=True, slots=True)
 class Write:
-    """`resource` as in RBAC: `pods`, `pods/status`, `serviceaccounts/token`. `code` is the HTTP status."""
+    """`resource` as in RBAC: `pods`, `pods/status`, `serviceaccounts/token`. `code` is the HTTP status. `pod`: to which
+    the token is bound, if any. `at`: when it was asked, RFC 3339 in UTC, so that it sorts as text."""
 
     user: str
     verb: str
@@ -37,6 +41,8 @@ class Write:
     code: int
     dry_run: bool
     agent: str
+    pod: str
+    at: str
 
     @property
     def kept(self) -> bool:
@@ -67,4 +73,6 @@ def _write(record: dict[str, Any]) -> Write:
         code=record.get("responseStatus", {}).get("code", 0),
         dry_run="dryRun" in query,
         agent=record.get("userAgent", ""),
+        pod=next(iter(record["user"].get("extra", {}).get(_POD, [])), ""),
+        at=record["requestReceivedTimestamp"],
     )

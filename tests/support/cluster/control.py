@@ -355,7 +355,12 @@ class ControlPlane:
 
     def _empty(self, collection: str) -> None:
         """Finalizers are taken off: whoever waits for them has gone."""
-        left = self.admin.list(collection)
+        try:
+            left = self.admin.list(collection)
+        except ApiError as problem:
+            if problem.status != 404:
+                raise
+            left = []  # discovery still shows a definition that is gone, and what it defined is gone too
         if not left:
             return
         for item in left:

@@ -322,6 +322,10 @@ class Release:
             target.write_bytes(files[item["key"]])
 
     def _credentials(self, pod: Object) -> Path:
+        return self.control_plane.kubeconfig_for(self._token(pod), self.namespace)
+
+    def _token(self, pod: Object) -> str:
+        """Bound to the pod, as the kubelet's are."""
         reference = {"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
         account = pod["spec"]["serviceAccountName"]
         answer = self.admin.create(
@@ -332,7 +336,8 @@ class Release:
                 "spec": {"expirationSeconds": 3600, "boundObjectRef": reference},
             },
         )
-        return self.control_plane.kubeconfig_for(answer["status"]["token"], self.namespace)
+        token: str = answer["status"]["token"]
+        return token
 
     def _end(self, operator: Operator) -> int:
         self._ready.pop(operator.pod, None)
