@@ -28,6 +28,7 @@ LONGEST: Final = 60.0
 ROOM: Final = 16_384
 """Keys: policies. A cluster has hundreds."""
 WORKERS: Final = 8
+SPARE: Final = 4
 
 K = TypeVar("K", bound="Hashable")
 
@@ -66,7 +67,7 @@ class Schedule(Generic[K]):
             return False
         if before is None or due < before:
             self._due[key] = due
-            if len(self._heap) > 4 * self._room:  # times that were moved forward leave their old entries behind
+            if len(self._heap) > 2 * len(self._due) + SPARE:  # times that were moved forward leave old entries behind
                 self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
                 heapq.heapify(self._heap)
             heapq.heappush(self._heap, (due, next(self._order), key))

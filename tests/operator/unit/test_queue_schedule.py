@@ -125,6 +125,15 @@ def test_it_is_bounded_in_keys_and_in_times() -> None:
     assert [schedule.take(9.0), schedule.take(9.0), schedule.take(9.0)] == [1, 2, None]
 
 
+def test_old_times_do_not_pile_up_behind_few_keys() -> None:
+    schedule: Schedule[int] = Schedule()
+    schedule.add(1, 9.0)
+    for step in range(1000):
+        schedule.add(2, 8.0 - step / 1000)
+    assert len(schedule._heap) <= 9
+    assert [schedule.take(9.0), schedule.take(9.0), schedule.take(9.0)] == [2, 1, None]
+
+
 class Work:
     """What the queue works on: counts, and fails where it is told to."""
 
