@@ -103,8 +103,8 @@ class Schedule(Generic[K]):
         self._failures.pop(key, None)
 
     def failed(self, key: K, now: float, chance: float, retry_after: float = 0.0) -> float:
-        """When it is tried again: not earlier, even if it has been added meanwhile; and if the API server said when, not
-        even if it is added later, for whatever reason."""
+        """When it is tried again: not earlier, even if it has been added meanwhile; where the API server has said when,
+        not even if it is added later."""
         self._running.discard(key)
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         due = now + backoff(failures, chance, retry_after)
