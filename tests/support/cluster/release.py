@@ -88,7 +88,7 @@ class Operator:
 
 class Release:
     """`values` are the chart's; webhook.url is added. `start` False: installed, and no operator runs yet. `namespace`:
-    one that is there; without, a fresh one. `program`: another version's command line."""
+    one that is there; without, a fresh one. `program`: another version's command line. `flags`: helm install's."""
 
     def __init__(
         self,
@@ -100,6 +100,7 @@ class Release:
         name: str = "postern",
         program: Sequence[str] = PROGRAM,
         env: Mapping[str, str] | None = None,
+        flags: Sequence[str] = (),
         start: bool = True,
     ) -> None:
         self.control_plane = control_plane
@@ -115,7 +116,7 @@ class Release:
             self.service = Service()
             self._undo.callback(self.service.close)
             self._undo.callback(self._remove)
-            self._helm("install", chart, values or {})
+            self._helm("install", chart, values or {}, flags)
             if start:
                 self.start()
         except BaseException:
@@ -224,11 +225,11 @@ class Release:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _helm(self, verb: str, chart: Path | str, values: Mapping[str, Any]) -> None:
+    def _helm(self, verb: str, chart: Path | str, values: Mapping[str, Any], flags: Sequence[str] = ()) -> None:
         webhook = {"url": self.service.url, **values.get("webhook", {})}
         given = json.dumps({**values, "webhook": webhook})
         self.control_plane.helm(
-            verb, self.name, str(chart), "--namespace", self.namespace, "--values", "-", input=given
+            verb, self.name, str(chart), "--namespace", self.namespace, "--values", "-", *flags, input=given
         )
 
     def _follow(self, before: Object, program: Sequence[str] | None, roll: bool) -> None:
