@@ -206,7 +206,12 @@ def programmed(view: View) -> Finding:
     if not view.sidecars:
         return Finding(Programmed.PROGRAMMED, "the configuration is ready; no pod is selected")
     waiting = len(view.sidecars) - started
+    if not started:
+        late = "1 sidecar has" if waiting == 1 else f"{waiting} sidecars have"
+        return Finding(Programmed.PROGRAMMED, f"the configuration is ready; {late} not started yet")
     message = f"all {started} started sidecars run the configuration"
+    if started == 1:
+        message = "the started sidecar runs the configuration"
     return Finding(Programmed.PROGRAMMED, f"{message}; {waiting} not started yet" if waiting else message)
 
 

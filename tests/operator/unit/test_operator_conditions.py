@@ -296,10 +296,14 @@ def programmed(judgement: Judgement) -> tuple[str, str, str]:
         (pods(2), "all 2 started sidecars run the configuration"),
         (
             [Pod("a"), Pod("b", started=False, hash=None)],
-            "all 1 started sidecars run the configuration; 1 not started yet",
+            "the started sidecar runs the configuration; 1 not started yet",
         ),
-        ([Pod("a", started=False, hash=None)], "all 0 started sidecars run the configuration; 1 not started yet"),
-        ([Pod("a", failure="reset")], "all 1 started sidecars run the configuration"),
+        ([Pod("a", started=False, hash=None)], "the configuration is ready; 1 sidecar has not started yet"),
+        (
+            [Pod("a", started=False, hash=None), Pod("b", started=False, hash=None)],
+            "the configuration is ready; 2 sidecars have not started yet",
+        ),
+        ([Pod("a", failure="reset")], "the started sidecar runs the configuration"),
     ],
 )
 def test_a_policy_is_programmed(some: list[Pod], message: str) -> None:
