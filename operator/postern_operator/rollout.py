@@ -14,6 +14,7 @@ import ipaddress
 import logging
 import random
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
@@ -28,7 +29,7 @@ from .kube import Conflict, KubeError, NotFound, TooManyRequests
 from .model import CONFIG_HASH, Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+    from collections.abc import Collection, Coroutine, Iterator, Sequence
 
     from .kube import Kube
     from .model import Inputs, Key, PodRecord
@@ -67,8 +68,8 @@ class Ignorant:
     def asked(self, result: str) -> None: ...
 
 
-class Asking(Protocol):
-    async def __call__(self, ip: str) -> Answer: ...
+Asking = Callable[[str], Awaitable[Answer]]
+"""The answer of the sidecar at an address."""
 
 
 # -- what a sidecar says -----------------------------------------------------------------------------------------------
@@ -178,6 +179,7 @@ class _Sidecar:
     asking: bool = False
     poke: str = ""
     poked: float = 0.0
+    heard: bool = False  # it has been asked since it was poked
 
 
 @dataclass(slots=True)
@@ -220,6 +222,11 @@ class Rollouts:
             if rollout.target
             for sidecar in rollout.sidecars.values()
         )
+
+    @property
+    def busy(self) -> int:
+        """Rounds of questions and pokes under way."""
+        return sum(len(rollout.tasks) for rollout in self._rollouts.values())
 
     def answers(self, key: Key) -> dict[str, Answer]:
         """By UID."""
@@ -313,7 +320,7 @@ class Rollouts:
                 failed += not written
                 sidecar = rollout.sidecars.get(pod.uid)
                 if written and sidecar is not None:
-                    sidecar.poke, sidecar.poked = value, self._clock()
+                    sidecar.poke, sidecar.poked, sidecar.heard = value, self._clock(), False
                     sidecar.due = min(sidecar.due, sidecar.poked + ASK_FIRST)
 
         async with asyncio.TaskGroup() as group:
@@ -377,10 +384,14 @@ class Rollouts:
         async def asker() -> None:
             for pod in waiting:
                 async with self._ask_places:
+                    asked = self._clock()
                     answer = await self._ask(pod.ip)
                 self._observer.asked("failed" if answer.failure else "answered")
                 sidecar = rollout.sidecars.get(pod.uid)
-                if sidecar is not None and self._take(rollout, sidecar, answer):
+                if sidecar is None:
+                    continue
+                sidecar.heard = asked >= sidecar.poked
+                if self._take(rollout, sidecar, answer):
                     self._changed(key, pause)
 
         try:
@@ -423,10 +434,10 @@ def _slack(inputs: Inputs) -> float:
 
 def _may_be_poked(pod: PodRecord, sidecar: _Sidecar, target: str) -> bool:
     """A pod that was poked for this file, perhaps by another replica, is poked again only when it has said since that
-    it does not run it."""
+    it does not run it: pokes of many pods take longer than the first pause, and would never let the questions come."""
     if not (pod.poke.startswith(target) or sidecar.poke.startswith(target)):
         return True
-    return not pod.started or (sidecar.answer is not None and not sidecar.asking)
+    return not pod.started or (sidecar.heard and not sidecar.asking)
 
 
 def _tell(task: asyncio.Task[None]) -> None:
