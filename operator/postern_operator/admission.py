@@ -59,6 +59,8 @@ LOOKUP = 0.5
 """Seconds for all that is asked of the API server about one pod."""
 ANSWER = 3.0
 """Seconds for an answer, below the chart's timeoutSeconds of 5."""
+TRACEBACKS = 10.0
+"""Seconds between two tracebacks in the log."""
 REMEMBERED = 2.0
 """Seconds that a namespace's live list is good for."""
 NAMESPACES = 512
@@ -119,6 +121,7 @@ class Admission:
         self._cache, self._settings, self._version = cache, settings, version
         self._notice, self._observer, self._clock = notice, observer or Ignorant(), clock
         self._live = Live(kube, cache, settings, clock, lookup)
+        self._traceback_after = clock()
 
     async def answer(self, body: bytes) -> Reply:
         """Always one."""
@@ -129,6 +132,8 @@ class Admission:
             self._observer.admission("NotAReview", self._clock() - began)
             return Reply(400, f"{problem}\n".encode(errors="replace"))
         answered = await self._decided(request)
+        if answered.problem is not None:
+            self._broke(request, answered.problem)
         facts = answered.facts
         self._observer.admission(facts.outcome.value, self._clock() - began)
         if isinstance(facts.outcome, Skip):
@@ -140,14 +145,24 @@ class Admission:
             found = await self._found(request)
             return review.decide(request, found, self._settings, self._version)
         except Exception as problem:
-            log.exception("review %.64r: an internal error", request.uid)
             return review.failed(request, problem, self._settings)
 
+    def _broke(self, request: Request, problem: Exception) -> None:
+        """A traceback now and then: whoever finds out how to break a review can post thousands."""
+        now = self._clock()
+        traceback = problem if now >= self._traceback_after else None
+        if traceback is not None:
+            self._traceback_after = now + TRACEBACKS
+        where, what = request.namespace, type(problem).__name__
+        log.error("review %.64r, %.63r: an internal error: %s", request.uid, where, what, exc_info=traceback)
+
     async def _found(self, request: Request) -> Injection | Skipped:
-        if request.pod is None or request.skip is not None:
+        if request.pod is None:
             return _NOTHING
         namespace = request.namespace
         winner = select.winner(self._cache.policies_of(namespace), request.labels)
+        if request.skip is not None:  # an Event wants to know whose pod it would have been
+            return _NOTHING if winner is None else Skipped(Skip.NO_POLICY, "", winner.key.name)
         if winner is not None and (rendered := self._cache.rendered(winner.key)) is not None:
             return rendered.injection
         async with asyncio.timeout(ANSWER):
@@ -171,6 +186,7 @@ class Admission:
         return known or Skipped(
             Skip.POLICY_INVALID,
             f"MailProxyPolicy {name} is invalid and was never accepted: kubectl describe mpp {name}",
+            name,
         )
 
     def _told(self, facts: Facts) -> None:

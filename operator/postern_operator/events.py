@@ -51,7 +51,9 @@ _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 _KIND = re.compile(r"[A-Z][A-Za-z0-9]{0,62}", re.ASCII)
 _VERSION = re.compile(r"(?:[a-z0-9][-a-z0-9.]{0,252}/)?v[a-z0-9]{1,30}", re.ASCII)
 _UID = re.compile(r"[-0-9A-Za-z]{1,64}", re.ASCII)
-_GOOD = {Accepted.ACCEPTED, Programmed.PROGRAMMED, Programmed.PENDING, Outdated.UP_TO_DATE, Skip.OPTED_OUT}
+_GOOD: set[Reason] = {Accepted.ACCEPTED, Programmed.PROGRAMMED, Programmed.PENDING, Outdated.UP_TO_DATE}
+_GOOD |= {Skip.OPTED_OUT, Skip.NO_POLICY}
+_WITHOUT_A_POLICY = (Skip.NO_POLICY, Skip.INTERNAL_ERROR)
 
 TEXTS: dict[Reason, str] = {
     Skip.OPTED_OUT: "A pod has no sidecar: its label postern.dev/inject is disabled.",
@@ -117,14 +119,17 @@ class Events:
         self._budgets: OrderedDict[Key, list[float]] = OrderedDict()
 
     def skipped(self, facts: Facts) -> None:
-        """A pod that the webhook let pass without a sidecar, or refused. Dry runs, and pods without a policy, are
-        nobody's business."""
+        """A pod that the webhook let pass without a sidecar, or refused. Dry runs are nobody's business."""
         if facts.dry_run or not isinstance(facts.outcome, Skip) or not self._enabled(facts.namespace):
             return
-        policy = self._policy(facts.namespace, facts.policy, any_of_them=facts.outcome is Skip.INTERNAL_ERROR)
-        if policy is not None:
-            about = _owner(facts.namespace, facts.owner) or _subject(policy)
-            self._post(about, facts.outcome, policy.key)
+        policy = self._policy(facts.namespace, facts.policy, any_of_them=facts.outcome in _WITHOUT_A_POLICY)
+        if policy is None:
+            return
+        owner = _owner(facts.namespace, facts.owner)
+        if facts.outcome is not Skip.NO_POLICY:
+            self._post(owner or _subject(policy), facts.outcome, policy.key)
+        elif owner is not None:  # no policy is concerned; what else runs in the namespace has a budget of its own
+            self._post(owner, facts.outcome, Key(facts.namespace, ""))
 
     def transition(self, record: PolicyRecord, reason: Accepted | Programmed | Outdated) -> None:
         """A condition of the policy's status has changed; the caller knows that it has."""

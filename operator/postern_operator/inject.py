@@ -77,12 +77,13 @@ class Injected:
 
 
 class Skipped(Exception):  # noqa: N818 - a decision, not an error
-    """This pod gets no sidecar. The text says what to do."""
+    """This pod gets no sidecar. The text says what to do. `policy`: the one that selects it, where known."""
 
-    def __init__(self, reason: Skip, message: str) -> None:
+    def __init__(self, reason: Skip, message: str, policy: str = "") -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.policy = policy
 
 
 def inject(pod: JSON, injection: Injection, settings: Settings, version: str) -> Injected:

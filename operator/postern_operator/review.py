@@ -114,10 +114,11 @@ def parse(body: bytes) -> Request:
 
 
 def decide(request: Request, found: Injection | Skipped, settings: Settings, version: str) -> Answered:
-    """`found`: what the winning policy says, or why there is nothing of one; `request.skip` comes before it."""
+    """`found`: what the winning policy says, or why there is nothing of one; `request.skip` comes before it, and then
+    only the policy's name counts."""
     if request.pod is None:
         return _answered(request, Outcome.NOT_CONCERNED)
-    policy = found.policy if isinstance(found, Injection) else ""
+    policy = found.policy
     refused = request.skip or (found if isinstance(found, Skipped) else None)
     if refused is not None:
         return _skipped(request, refused, policy)

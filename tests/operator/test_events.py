@@ -137,7 +137,7 @@ async def test_transitions(world: World) -> None:
         {"dry_run": True},
         {"namespace": "elsewhere"},
         {"policy": "unknown"},
-        {"policy": "", "reason": Skip.NO_POLICY},
+        {"policy": "", "reason": Skip.NO_POLICY, "owner": None},
         {"reason": Outcome.INJECTED},
     ],
 )

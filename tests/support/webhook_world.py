@@ -20,6 +20,8 @@ from cluster.waiting import eventually
 from postern_operator import certs, kube, records
 from postern_operator.admission import Admission, Server
 from postern_operator.cache import Cache
+from postern_operator.events import Events
+from postern_operator.metrics import Metrics
 from postern_operator.settings import FailurePolicy, Settings, Sidecar, Webhook
 
 if TYPE_CHECKING:
@@ -39,13 +41,15 @@ WEBHOOK = "inject.postern.dev"
 
 @dataclass
 class Outcomes:
-    """What the metrics heard."""
+    """What the metrics heard, before the operator's own hear it."""
 
+    metrics: Metrics
     heard: list[str] = field(default_factory=list)
 
     def admission(self, outcome: str, seconds: float) -> None:
         assert seconds >= 0
         self.heard.append(outcome)
+        self.metrics.admission(outcome, seconds)
 
 
 @dataclass
@@ -59,6 +63,8 @@ class Replica:
     server: Server
     outcomes: Outcomes
     facts: list[Facts]  # of every skip
+    events: Events
+    metrics: Metrics
 
     def policy(self, raw: Object) -> None:
         """As the watch would tell the cache."""
@@ -80,17 +86,27 @@ async def replica(
     webhook = Webhook(configuration=configuration or namespace, host="127.0.0.1", failure_policy=failure_policy)
     settings = Settings(namespace=namespace, webhook=webhook, sidecar=Sidecar(image="registry.test/postern-sidecar:1"))
     async with kube.connected(str(control_plane.kubeconfig)) as client:
-        context, cache, outcomes, facts = certs.server_context(), Cache(), Outcomes(), list[Any]()
+        context, cache, metrics, facts = certs.server_context(), Cache(), Metrics("1.0.0"), list[Any]()
+        outcomes = Outcomes(metrics)
+        events = Events(client, enabled=cache.namespace_enabled, policies=cache.policies_of, instance="operator-0")
+
+        def notice(skipped: Facts) -> None:
+            facts.append(skipped)
+            events.skipped(skipped)
+
         certificates = certs.Certificates(client, settings, context, may_write=leads, lifetimes=lifetimes, poll=0.1)
-        admission = Admission(client, cache, settings, "1.0.0", notice=facts.append, observer=outcomes, lookup=2.5)
+        admission = Admission(client, cache, settings, "1.0.0", notice=notice, observer=outcomes, lookup=2.5)
         server = Server(admission, context, address="127.0.0.1")
         await server.start()
-        running = asyncio.create_task(certificates.run())
+        running = [asyncio.create_task(certificates.run()), asyncio.create_task(events.run())]
         try:
-            yield Replica(client, settings, cache, context, certificates, admission, server, outcomes, facts)
+            yield Replica(
+                client, settings, cache, context, certificates, admission, server, outcomes, facts, events, metrics
+            )
         finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
             await server.close()
 
 
