@@ -3,7 +3,8 @@
 Health answers first and last. Certificates and the webhook need no Lease and no cache; kopf's watches begin when the
 API server and the CRD are there; the Lease is campaigned for when the caches are filled, and whoever holds it
 reconciles. SIGTERM: the Lease is given up, the webhook drained, the rest stopped, exit 0. A part that ends by itself
-ends the process with 1: there is no half of an operator. POSTERN_FAILPOINT and POSTERN_RESYNC are for tests.
+ends the process with 1: there is no half of an operator. POSTERN_FAILPOINT, POSTERN_RESYNC and POSTERN_LEASE are for
+tests.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -30,8 +32,8 @@ from .events import Events
 from .gather import Gathering
 from .handlers import Told, Watches, watching
 from .health import Health, Sources, serve
-from .kube import Client, KubeError, NotFound, Unauthorized
-from .lease import Elector
+from .kube import Client, KubeError, NotFound, TooManyRequests, Unauthorized
+from .lease import Elector, Times
 from .metrics import Metrics, Watched
 from .model import Key
 from .queue import Queue
@@ -39,7 +41,7 @@ from .reconcile import EVERY, Reconciler, Resync
 from .rollout import Asker, Rollouts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 
     from .kube import Kube, Object
     from .settings import Settings
@@ -64,7 +66,11 @@ def run(settings: Settings) -> int:
         log.error("settings: %s", problem)
         return MISCONFIGURED
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(settings))
+        status, stuck = runner.run(_ended_whole(settings))
+        if stuck:  # the runner would wait for them for ever
+            sys.stdout.flush()
+            os._exit(status)
+    return status
 
 
 def misconfigured(settings: Settings) -> str:
@@ -74,7 +80,7 @@ def misconfigured(settings: Settings) -> str:
     for name in ("namespace", "lease"):
         if not getattr(settings, name):
             return f"{name} is empty: the chart's settings.yaml names it"
-    return ""
+    return misfailing(os.environ.get(FAILPOINT, ""))
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------------
@@ -87,7 +93,7 @@ class Operator:
         self.settings, self.kube = settings, kube
         self.cache, self.watches = Cache(), Watches()
         self.queue: Queue[Key] = Queue(observe=metrics.reconciled)
-        self.elector = Elector(kube, Key(settings.namespace, settings.lease), identity)
+        self.elector = Elector(kube, Key(settings.namespace, settings.lease), identity, times=lease_times())
         self.events = Events(
             kube,
             enabled=self.cache.namespace_enabled,
@@ -137,10 +143,17 @@ class Operator:
             await self.rollouts.stop()
 
 
+def lease_times() -> Times:
+    """POSTERN_LEASE: seconds until another replica takes over, for tests that kill."""
+    duration = os.environ.get("POSTERN_LEASE", "")
+    return Times() if not duration else Times(float(duration), float(duration) * 2 / 3, float(duration) / 15)
+
+
 async def reachable(kube: Kube, namespaces: tuple[str, ...]) -> None:
     """Until the API server serves policies: kopf looks at what there is only once."""
     said = ""
     while True:
+        wait = AGAIN
         try:
             async for _ in kube.pages(paths.policies(namespaces[0] if namespaces else ""), limit=1, metadata_only=True):
                 break
@@ -148,15 +161,28 @@ async def reachable(kube: Kube, namespaces: tuple[str, ...]) -> None:
             trouble = "the CRD mailproxypolicies.postern.dev is not there; the chart installs it (crds.enabled)"
         except KubeError as problem:
             trouble = str(problem)
+            if isinstance(problem, TooManyRequests):
+                wait = max(wait, problem.retry_after)
         else:
             return
         if trouble != said:
             log.warning("waiting for the API server: %s", trouble)
             said = trouble
-        await asyncio.sleep(AGAIN)
+        await asyncio.sleep(wait)
 
 
 # -- life --------------------------------------------------------------------------------------------------------------
+
+
+async def _ended_whole(settings: Settings) -> tuple[int, bool]:
+    """The exit status, and whether something runs on though it was cancelled: kopf, after an error of its own."""
+    status = await _run(settings)
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=AGAIN)
+    return status, any(not task.done() for task in left)
 
 
 async def _run(settings: Settings) -> int:
@@ -289,6 +315,9 @@ FAILPOINTS: Final = (
 )
 """POSTERN_FAILPOINT is `before:NAME` or `after:NAME`, `:N` behind it for the N-th such write. SIGKILL: a node dies."""
 
+FAILPOINT: Final = "POSTERN_FAILPOINT"
+_FAILPOINT: Final = re.compile(r"(before|after):([a-z-]+)(?::([1-9][0-9]{0,5}))?", re.ASCII)
+
 _VERBS: Final[Mapping[tuple[str, str], str]] = {
     ("create", "configmaps"): "configmap-create",
     ("apply", "configmaps"): "configmap-apply",
@@ -304,21 +333,27 @@ _VERBS: Final[Mapping[tuple[str, str], str]] = {
 }
 
 
+def misfailing(text: str) -> str:
+    """What is wrong with a failpoint, or ""."""
+    match = _FAILPOINT.fullmatch(text)
+    if not text or (match is not None and match[2] in FAILPOINTS):
+        return ""
+    return (
+        f"{FAILPOINT} {text!r}: before or after, a colon, one of {', '.join(FAILPOINTS)}, perhaps a colon and a number"
+    )
+
+
 def failing(kube: Kube) -> Kube:
     """The same, or one that kills the process at the write that the environment names."""
-    text = os.environ.get("POSTERN_FAILPOINT", "")
-    return Failpoint(kube, text) if text else kube
+    match = _FAILPOINT.fullmatch(os.environ.get(FAILPOINT, ""))
+    return kube if match is None else Failpoint(kube, match[1] == "after", match[2], int(match[3] or 1))
 
 
 class Failpoint:
-    """Kube. Raises ValueError for a failpoint that is none."""
+    """Kube."""
 
-    def __init__(self, kube: Kube, text: str) -> None:
-        when, _, rest = text.partition(":")
-        self._name, _, count = rest.partition(":")
-        if when not in ("before", "after") or self._name not in FAILPOINTS:
-            raise ValueError(f"POSTERN_FAILPOINT {text!r}: before or after, a colon, one of {', '.join(FAILPOINTS)}")
-        self._kube, self._after, self._left = kube, when == "after", int(count or 1)
+    def __init__(self, kube: Kube, after: bool, name: str, count: int) -> None:
+        self._kube, self._after, self._name, self._left = kube, after, name, count
 
     async def get(self, path: str, *, timeout: float = 10.0) -> Object:
         return await self._kube.get(path, timeout=timeout)
@@ -353,15 +388,14 @@ class Failpoint:
             await self._kube.delete(path, preconditions=preconditions, timeout=timeout)
 
     @contextlib.contextmanager
-    def _around(self, verb: str, path: str) -> Any:
-        parts = path.split("/")
-        here = any(_VERBS.get((verb, part)) == self._name for part in parts)
-        if here:
-            self._left -= 1
-        if here and self._left == 0 and not self._after:
+    def _around(self, verb: str, path: str) -> Iterator[None]:
+        here = any(_VERBS.get((verb, part)) == self._name for part in path.split("/"))
+        self._left -= here
+        last = here and self._left == 0
+        if last and not self._after:
             os.kill(os.getpid(), signal.SIGKILL)
         yield
-        if here and self._left == 0:
+        if last:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
