@@ -337,20 +337,6 @@ class FaultyRelease(Release):
     def new_pod(self) -> Object:
         return self._create_pod(self.template())
 
-    def restart(self, operator: Operator, env: dict[str, str] | None = None) -> Operator:
-        """What the kubelet does when a container has ended: it starts it again, in the same pod."""
-        pod = self.admin.get(f"/api/v1/namespaces/{self.namespace}/pods/{operator.pod}")
-        before, self.env = self.env, {**self.env, **(env or {})}
-        folder = self.control_plane.folder
-        for old in folder.glob(f"{operator.pod}-*"):
-            old.rename(folder / f"ended-{time.monotonic_ns()}-{old.name}")
-        try:
-            fresh = self._launch(self.template(), pod)
-        finally:
-            self.env = before
-        self.operators[self.operators.index(operator)] = fresh
-        return fresh
-
     def _credentials(self, pod: Object) -> Path:
         name = pod["metadata"]["name"]
         token = self.control_plane.folder / f"token-{name}"

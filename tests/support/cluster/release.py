@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import sys
@@ -110,6 +111,7 @@ class Release:
         self.env = dict(env or {})
         self.operators: list[Operator] = []
         self._ready: dict[str, int] = {}
+        self._numbers = itertools.count(1)
         self._undo = contextlib.ExitStack()
         try:
             self.namespace = namespace or self._undo.enter_context(control_plane.namespace())
@@ -208,6 +210,15 @@ class Release:
         operator.program.kill()
         self._end(operator)
 
+    def restart(self, operator: Operator) -> Operator:
+        """What the kubelet does when a container has ended: another one in the same pod. It is not waited for."""
+        pod = self.admin.get(f"/api/v1/namespaces/{self.namespace}/pods/{operator.pod}")
+        self._ready.pop(operator.pod, None)
+        self._publish()
+        fresh = self._launch(self.template(), pod)
+        self.operators[self.operators.index(operator)] = fresh
+        return fresh
+
     def log(self, index: int = 0) -> str:
         return self.operators[index].log
 
@@ -254,7 +265,7 @@ class Release:
         name = pod["metadata"]["name"]
         (container,) = template["spec"]["containers"]
         for attempt in range(1, TRIES + 1):
-            folder = self.control_plane.folder / f"{name}-{attempt}"
+            folder = self.control_plane.folder / f"{name}-{next(self._numbers)}"
             folder.mkdir()
             webhook_port, health_port = free_port(), free_port()
             mounts = self._mount(folder, template["spec"]["volumes"], container["volumeMounts"])
