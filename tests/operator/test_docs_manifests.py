@@ -47,6 +47,16 @@ def test_the_policy_loads_without_a_warning() -> None:
     assert config.load(FILES["policy.yaml"].encode(), "policy.yaml").warnings == ()
 
 
+def test_the_readme_begins_as_the_page_does() -> None:
+    """Its commands are among those that are run here, and what it shows is what the page shows."""
+    block, shown = re.findall(r"^```(?:sh)?\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)[:2]
+    install, *commands = block.splitlines()
+    assert install.startswith("helm install postern charts/postern ")
+    assert f"```sh\n{install}\n```" in KUBERNETES
+    assert commands == COMMANDS[:4]
+    assert shown in KUBERNETES
+
+
 def test_helm_takes_the_values_and_they_name_the_images() -> None:
     values = YAML(typ="safe").load(FILES["values.yaml"])
     text = chart.rendered(values)
