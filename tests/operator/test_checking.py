@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import chart
 from checking_world import check, policies, policy, replaced, said, without
 from cluster.pods import create_pod, pod, run_pod
 from cluster.process import free_port
 from cluster.release import DEFINITION, Release
 from cluster.waiting import eventually
+from postern_operator.checking import gathering
 from postern_operator.checking.command import CHECKS
 
 if TYPE_CHECKING:
@@ -265,6 +268,35 @@ def test_who_may_read_little_is_told_so(control_plane: ControlPlane, release: Re
         skipped = {entry["id"] for entry in each.report["checks"] if entry["result"] == "skipped"}
         assert {"crd-established", "release", "rights", "webhook", "lease", "injection", "namespaces"} <= skipped
     assert "check as a user who may" in found.of("rights")[0]["remedy"]
+
+
+def test_with_the_rights_of_helm_test(
+    control_plane: ControlPlane, release: Release, mail: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The account of the chart's test pod sees enough to judge the installation, and may try a pod."""
+    rendered = chart.rendered({"webhook": {"url": release.service.url}}, namespace=release.namespace)
+    objects = [each for each in chart.objects(rendered) if each["metadata"]["name"] == "postern-check"]
+    paths = {
+        "ServiceAccount": f"/api/v1/namespaces/{release.namespace}/serviceaccounts",
+        "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+        "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+        "Role": f"/apis/rbac.authorization.k8s.io/v1/namespaces/{release.namespace}/roles",
+        "RoleBinding": f"/apis/rbac.authorization.k8s.io/v1/namespaces/{release.namespace}/rolebindings",
+    }
+    made = [(paths[each["kind"]], each) for each in objects if each["kind"] in paths]
+    (tmp_path / "namespace").write_text(release.namespace)  # as the kubelet mounts it
+    monkeypatch.setattr(gathering, "_ACCOUNT", tmp_path / "namespace")
+    with contextlib.ExitStack() as undo:
+        for path, body in made:
+            control_plane.admin.create(path, body)
+            undo.callback(control_plane.admin.delete, f"{path}/postern-check")
+        user = control_plane.kubeconfig_for(control_plane.token(release.namespace, "postern-check"))
+        # RBAC's own watch may be some milliseconds behind
+        eventually(lambda: check(user).of("policies-accepted")[0]["result"] == "ok")
+        found = check(user)
+    assert (found.status, found.problems()) == (0, {})
+    judged = {entry["id"] for entry in found.report["checks"] if entry["result"] == "ok"}
+    assert {"crd-version", "operator-ready", "rights", "webhook", "injection", "pods-injected"} <= judged
 
 
 def test_a_schema_of_another_version(control_plane: ControlPlane, mail: str) -> None:

@@ -156,6 +156,11 @@ class Facts:
     def settings(self) -> Settings:
         return self.release.settings if self.release else Settings()
 
+    @property
+    def settings_known(self) -> bool:
+        """Else they are names that the chart would give, and defaults."""
+        return self.release is not None and not self.release.problem
+
     def known_policies(self) -> tuple[PolicyRecord, ...]:
         return () if isinstance(self.policies, Unread) else self.policies
 

@@ -21,7 +21,7 @@ from .. import paths, records, select
 from ..kube import Forbidden, KubeError, NotFound
 from ..model import CONTAINER, INJECT, MANAGED_BY, POLICY, POSTERN, Key, config_map_name
 from ..reasons import Programmed
-from ..settings import CertificateMode, InvalidSettings, Settings, Webhook, parsed
+from ..settings import CertificateMode, InvalidSettings, Settings, Sidecar, Webhook, parsed
 from . import pods, probing
 from .facts import (
     INSTANCE,
@@ -298,8 +298,8 @@ class _Gathering:
         if isinstance(found, Unread):
             return replace(facts, policies=found)
         raw, cut = found
-        allowances = facts.settings.sidecar
-        judged = await asyncio.to_thread(lambda: tuple(records.policy_record(each, allowances) for each in raw))
+        judge = _judge(facts)
+        judged = await asyncio.to_thread(lambda: tuple(map(judge, raw)))
         wanted = self._order.namespaces
         judged = tuple(each for each in judged if not wanted or each.key.namespace in wanted)
         by_place: dict[str, list[PolicyRecord]] = {}
@@ -531,6 +531,20 @@ def _review(right: Right, settings: Settings) -> Object:
     groups = ["system:serviceaccounts", f"system:serviceaccounts:{settings.namespace}", "system:authenticated"]
     spec = {"user": account, "groups": groups, "resourceAttributes": attributes}
     return {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+
+
+def _judge(facts: Facts) -> Callable[[Object], PolicyRecord]:
+    """Where it is not known what the chart allows, everything is allowed."""
+    if facts.settings_known:
+        return lambda raw: records.policy_record(raw, facts.settings.sidecar)
+    allowing = Sidecar(allow_transparent=True)
+
+    def judged(raw: Object) -> PolicyRecord:
+        spec = raw.get("spec") or {}
+        sidecar = {key: value for key, value in (spec.get("sidecar") or {}).items() if key != "image"}
+        return records.policy_record({**raw, "spec": {**spec, "sidecar": sidecar}}, allowing)
+
+    return judged
 
 
 def _ready_endpoints(slice_: Mapping[str, Any]) -> int:

@@ -178,6 +178,10 @@ def no_places(facts: Facts) -> str:
     return "" if facts.places else "no policy was found"
 
 
+def no_templates(facts: Facts) -> str:
+    return no_policies(facts) or ("" if facts.settings_known else "the operator's settings are not known")
+
+
 def not_connected(facts: Facts) -> str:
     return "" if facts.connected else "--connect-backends connects to them; in a pod of the cluster it is done anyway"
 
@@ -202,7 +206,7 @@ CHECKS = (
     Check("policies-select", "Policies", "all policies select pods", policies_select_pods, no_policies),
     Check("config-maps", "Policies", "all policies have their ConfigMaps", config_maps_are_there, no_places),
     Check("pods-injected", "Pods", "all selected pods have their sidecars", pods_are_injected, no_policies),
-    Check("sidecars-current", "Pods", "all sidecars are up to date", sidecars_are_up_to_date, no_policies),
+    Check("sidecars-current", "Pods", "all sidecars are up to date", sidecars_are_up_to_date, no_templates),
     Check("backends", "Pods", "no backend answers from outside its pod", backends_are_closed, not_connected),
 )
 

@@ -56,7 +56,7 @@ def webhook_is_configured(facts: Facts) -> Verdicts:
         text = f"MutatingWebhookConfiguration {name} does not ask about the creation of pods"
         yield Verdict(Result.ERROR, text, "helm upgrade makes it again", objects)
     wanted, has = facts.settings.webhook.failure_policy.value, webhook.get("failurePolicy")
-    if has != wanted:
+    if facts.settings_known and has != wanted:
         text = f"failurePolicy is {has}, and the operator's settings say {wanted}"
         yield Verdict(Result.WARNING, text, "set the chart's value webhook.failurePolicy, and helm upgrade", objects)
 
