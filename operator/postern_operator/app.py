@@ -29,6 +29,7 @@ from .admission import Admission, Server
 from .cache import Cache
 from .certs import Certificates
 from .events import Events
+from .evict import Evictions
 from .gather import Gathering
 from .handlers import Told, Watches, watching
 from .health import Health, Sources, serve
@@ -110,6 +111,7 @@ class Operator:
         self.rollouts = Rollouts(kube, self.asker, self.queue.add, every=1.1 * every, observer=metrics)
         gathering = Gathering(kube, self.cache, settings, every=every)
         self.reconciler = Reconciler(kube, self.cache, gathering, self.rollouts, self.events, settings, every=every)
+        self.evictions = Evictions(kube, self.cache, settings, every=every)
         self.resync = Resync(kube, self.cache, gathering, self.queue, settings.watch_namespaces, every=every)
         metrics.watched = Watched(
             queue_depth=lambda: self.queue.overdue,
@@ -139,6 +141,8 @@ class Operator:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.resync.lead(), name="resync of ConfigMaps")
                 group.create_task(self.queue.run(self.reconciler.reconcile), name="queue")
+                if self.settings.evict_uninjected:
+                    group.create_task(self.evictions.run(), name="evictions")
         finally:
             await self.rollouts.stop()
 
