@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from postern_operator import __main__ as command_line
-from postern_operator import conditions, events, health, inject, lease, model, rotation
+from postern_operator import conditions, events, evict, health, inject, lease, model, rotation
 from postern_operator.conditions import pace, view
 from postern_operator.metrics import ASKS, NOT_A_REVIEW, POKES, RECONCILES, SKIPPED, Metrics, Watched
 from postern_operator.reasons import Accepted, Condition, Outdated, Programmed, Skip
@@ -189,6 +189,10 @@ def test_numbers_are_those_of_the_code() -> None:
     told_of = " ".join(section(OPERATOR, "## Events").split())
     assert (events.AGAIN, events.OWNERS) == (600, 20)
     assert "in ten minutes, twenty objects" in told_of
+    evictions = " ".join(section(OPERATOR, "### Eviction").split())
+    assert (evict.EVERY, evict.ROUNDS, evict.READY_FOR, evict.AT_ONCE) == (60, 10, 300, 10)
+    assert "Ready for five minutes" in evictions
+    assert "in ten minutes, ten pods a minute in all, and none in the first ten minutes" in evictions
     programmed = section(OPERATOR, "### Programmed")
     assert f"not answered the operator for {view.UNREACHABLE_AFTER:g} s" in programmed
     assert pace.ASK_CURRENT == 60
