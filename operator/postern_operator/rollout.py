@@ -47,6 +47,9 @@ POKE_TIME: Final = 10.0
 TRIES: Final = 3
 PACE: Final = 2500
 """Sidecars of one policy that a look at it a second may be about: a look is not free."""
+EARLY: Final = 0.1
+"""Of the time between two questions: by so much a current sidecar is asked early, together with others of its policy.
+Each round has the whole policy looked at, and one a sidecar would be most of what the operator does at rest."""
 MOST_TEXT: Final = 1024
 
 Poke = tuple["PodRecord", str]
@@ -368,7 +371,8 @@ class Rollouts:
             sidecar = rollout.sidecars[pod.uid]
             if sidecar.asking:
                 continue
-            if sidecar.due <= now + _slack(inputs):
+            current = sidecar.answer is not None and sidecar.answer.hash == rollout.target
+            if sidecar.due <= now + max(_slack(inputs), EARLY * min(self._every, ASK_CURRENT) if current else 0.0):
                 due.append(pod)
             else:
                 yield sidecar.due
@@ -380,8 +384,10 @@ class Rollouts:
     async def _ask_all(self, key: Key, rollout: _Rollout, pods: Sequence[PodRecord]) -> None:
         waiting = iter(pods)
         pause = 0.1 + len(pods) / PACE
+        work = False
 
         async def asker() -> None:
+            nonlocal work
             for pod in waiting:
                 async with self._ask_places:
                     asked = self._clock()
@@ -391,8 +397,10 @@ class Rollouts:
                 if sidecar is None:
                     continue
                 sidecar.heard = asked >= sidecar.poked
-                if self._take(rollout, sidecar, answer):
+                news = self._take(rollout, sidecar, answer)
+                if news:
                     self._changed(key, pause)
+                work |= news or sidecar.attempt > 0  # of one that is not current
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -402,7 +410,8 @@ class Rollouts:
             for pod in pods:
                 if (sidecar := rollout.sidecars.get(pod.uid)) is not None:
                     sidecar.asking = False
-        self._changed(key, pause)
+        dues = (rollout.sidecars[pod.uid].due for pod in pods if pod.uid in rollout.sidecars)
+        self._changed(key, pause if work else max(pause, min(dues, default=0.0) - self._clock()))
 
     def _take(self, rollout: _Rollout, sidecar: _Sidecar, answer: Answer) -> bool:
         """Is it news? A sidecar that does not answer is what it was, until it has been silent for long."""

@@ -364,6 +364,27 @@ async def test_a_failure_keeps_what_was_known_and_begins_a_silence(control_plane
         assert seen == [(NEW, "", None), (NEW, "x", 6.0), (NEW, "y", 6.0), (NEW, "", None)]
 
 
+async def test_current_sidecars_are_asked_in_rounds(control_plane: ControlPlane, namespace: str) -> None:
+    """Each round has the whole policy looked at: not one for each sidecar."""
+    pods = tuple(replace(one, poke=f"{NEW}.1") for one in injected(control_plane, namespace, 5))
+    ask, ticks = Told(NEW), [100.0]
+    chances = iter([0.0, 0.05, 0.1, 0.15, 0.2, *[0.5] * 20])
+    later: list[float] = []
+    async with kube.connected(str(control_plane.kubeconfig)) as client:
+        rollouts = Rollouts(
+            client, ask, lambda _, after: later.append(after), clock=lambda: ticks[0], chance=lambda: next(chances)
+        )
+        for seconds, asked in ((0.0, 0), (1.0, 5), (1.0, 5), (40.0, 5), (11.0, 10), (1.0, 10)):
+            ticks[0] += seconds
+            known = rollouts.answers(Key(namespace, "edge"))
+            rollouts.proceed(replace(inputs(namespace, pods), answers=known), NEW)
+            while rollouts.busy:  # noqa: ASYNC110 - the end of a task, which tells nobody
+                await asyncio.sleep(0)
+            assert len(ask.ips) == asked, seconds
+        assert later[-1] > 50  # and nothing is to be done before
+        await rollouts.stop()
+
+
 async def test_stop_ends_everything(control_plane: ControlPlane, namespace: str) -> None:
     pods = injected(control_plane, namespace, 60)
     async with rolling(control_plane, Told(NEW)) as (rollouts, _):
