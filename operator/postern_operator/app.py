@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
+from postern_sidecar.config.expressions import compile_expression
 from postern_sidecar.version import VERSION
 
 from . import certs, paths
@@ -66,6 +67,7 @@ def run(settings: Settings) -> int:
     if problem:
         log.error("settings: %s", problem)
         return MISCONFIGURED
+    compile_expression("true")  # imports CEL, which takes longer than a live lookup may stand still
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         status, stuck = runner.run(_ended_whole(settings))
         if stuck:  # the runner would wait for them for ever

@@ -376,12 +376,6 @@ async def test_body_beyond_ten_mebibytes_is_refused(control_plane: ControlPlane,
                 assert response.status == 400
 
 
-async def test_old_tls_is_refused(control_plane: ControlPlane, release: str) -> None:
-    async with replica(control_plane, release) as one:
-        await until(lambda: one.certificates.serving)
-        assert one.context.minimum_version is ssl.TLSVersion.TLSv1_2
-
-
 async def test_slow_requests_end_and_others_are_served(control_plane: ControlPlane, release: str) -> None:
     """No header, half a header, half a body: all gone after the time for a request."""
     async with replica(control_plane, release) as one:
