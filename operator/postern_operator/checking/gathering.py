@@ -52,7 +52,9 @@ T = TypeVar("T")
 
 AT_ONCE: Final = 8
 MOST_OBJECTS: Final = 20_000
-"""Of one LIST; what is beyond it is said."""
+"""Of any other LIST. Kubernetes itself is good for 10,000 namespaces."""
+MOST_PODS: Final = 20_000
+"""Of one namespace."""
 MOST_POLICIES: Final = 5_000
 MOST_PLACES: Final = 500
 """Namespaces with policies."""
@@ -140,11 +142,13 @@ class _Gathering:
 
         def take(page: list[Object]) -> None:
             found.extend(page)
-            if len(found) >= MOST_OBJECTS:
+            if len(found) > MOST_OBJECTS:
                 raise _Enough
 
         unread = await self._each(path, take, selector=selector, full=full)
-        return unread or tuple(found[:MOST_OBJECTS])
+        if len(found) > MOST_OBJECTS:
+            return Unread(f"{path}: more than {MOST_OBJECTS} objects")
+        return unread or tuple(found)
 
     # -- the release ---------------------------------------------------------------------------------------------------
 
@@ -331,7 +335,7 @@ class _Gathering:
 
         def take(page: list[Object]) -> None:
             counting.add(page)
-            if counting.seen >= MOST_OBJECTS:
+            if counting.seen >= MOST_PODS:
                 raise _Enough
 
         unread = await self._each(paths.pods(namespace), take)
@@ -345,7 +349,7 @@ class _Gathering:
             surveys,
             maps,
             frozenset(counting.used),
-            counting.seen >= MOST_OBJECTS,
+            counting.seen >= MOST_PODS,
             await self._network_policies(namespace, policies),
         )
 

@@ -224,7 +224,8 @@ def _missing(record: PolicyRecord, survey: Survey) -> Verdicts:
     rest = survey.missing - len(survey.bare)
     if rest > 0:
         text = f"{_count(rest, 'more pod')} of {_policy(record)} without its sidecar, not looked at one by one"
-        yield Verdict(Result.ERROR, text, RESTART, _objects(record))
+        # Of those that were looked at some may have ended, as Jobs' pods do: where all had, so may the rest.
+        yield Verdict(Result.ERROR if survey.bare else Result.WARNING, text, RESTART, _objects(record))
 
 
 def _why(bare: Bare) -> tuple[str, str]:

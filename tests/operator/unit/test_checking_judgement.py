@@ -461,6 +461,7 @@ def test_pods_without_sidecars_by_reason() -> None:
         ),
         ("error", "31 more pods of policy mail/edge without its sidecar, not looked at one by one"),
     ]
+    assert one("pods-injected", placed(policy(), Survey(40, 0, 40)))[0] == "warning"
     assert one("pods-injected", placed(policy()))[0] == "ok"
     assert verdicts("pods-injected", placed(policy(), places={"mail": Place(REFUSED, {})}))[0][0] == "skipped"
     assert verdicts("pods-injected", placed(policy(), places={"mail": Place({}, {}, cut=True)}))[0][0] == "skipped"
