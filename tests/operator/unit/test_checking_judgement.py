@@ -196,6 +196,13 @@ def test_versions() -> None:
     assert one("operator-version", facts(pods=(operator_pod(),)))[0] == "ok"
 
 
+def test_settings() -> None:
+    assert one("operator-settings", facts())[0] == "ok"
+    assert one("operator-settings", facts(release=replace(release(), problem=REFUSED)))[0] == "skipped"
+    result, message = one("operator-settings", facts(release=replace(release(), problem="there is no such setting")))
+    assert (result, message) == ("error", "the operator's settings: there is no such setting")
+
+
 def test_leases() -> None:
     held = facts(lease=HeldLease("a", True), pods=(operator_pod("a"),))
     assert one("lease", held)[0] == "ok"
@@ -411,6 +418,14 @@ def test_namespaces() -> None:
     unread = facts(policies=(policy(),), namespaces=REFUSED)
     assert one("namespaces-of-policies", unread)[0] == "ok"
     assert one("namespaces-of-policies", facts(policies=(), cut=True))[0] == "skipped"
+
+
+def test_policies_without_pods() -> None:
+    assert one("policies-select", placed(policy()))[0] == "ok"
+    assert one("policies-select", placed(policy(), Survey()))[0] == "warning"
+    assert "has no selector" in one("policies-select", placed(policy(selector=None), Survey()))[1]
+    unseen = Place({"edge": Survey()}, {}, cut=True)
+    assert one("policies-select", placed(policy(), places={"mail": unseen}))[0] == "ok"
 
 
 @pytest.mark.parametrize(("level", "result"), [("privileged", "ok"), ("baseline", "error"), ("restricted", "error")])
