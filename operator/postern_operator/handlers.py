@@ -1,9 +1,10 @@
 """kopf's part: three watches that fill the cache and put policies on the queue. kopf writes nothing, anywhere.
 
 Selectors of pods and namespaces work at the API server. The session is ours, so that a token that was renewed is read
-again, a 401 is waited out, and the last sign of life of each watch is known, bookmarks included. `watching` runs the
-tasks of kopf itself, for `kopf.operator` cancels in the end every task of the loop that was made after its start.
-`watching` raises what ends kopf; nothing else raises.
+again, a 401 and a 404 (the CRD is gone) are waited out, a LIST whose continuation has expired is begun anew, and the
+last sign of life of each watch is known, bookmarks included. `watching` runs the tasks of kopf itself, for
+`kopf.operator` cancels in the end every task of the loop that was made after its start. `watching` raises what ends
+kopf; nothing else raises.
 """
 
 from __future__ import annotations
@@ -230,14 +231,21 @@ class Session:
             if credentials.authorization:
                 request.headers["Authorization"] = credentials.authorization
             response = await handler(request)
-            if response.status != 401:
-                return self._noted(request, response)
+            resource = _resource(request.url.path)
+            if response.status == 401:
+                self._complain("the API server does not know our credentials (401); they are read again until it does")
+                self._read_at = 0.0
+            elif response.status == 404 and resource is not None:
+                self._complain(f"the API server has no {resource.value} (404): is the CRD gone? Asked until it has")
+            else:
+                return self._noted(resource, request, response)
             response.close()
-            if time.monotonic() - self._complained_at > CREDENTIALS_FOR:
-                self._complained_at = time.monotonic()
-                log.error("the API server does not know our credentials (401); they are read again until it does")
             await asyncio.sleep(AGAIN)
-            self._read_at = 0.0
+
+    def _complain(self, trouble: str) -> None:
+        if time.monotonic() - self._complained_at > CREDENTIALS_FOR:
+            self._complained_at = time.monotonic()
+            log.error("%s", trouble)
 
     async def _current(self) -> Credentials:
         if time.monotonic() - self._read_at >= CREDENTIALS_FOR:
@@ -250,12 +258,18 @@ class Session:
             self._credentials = found
         return self._credentials
 
-    def _noted(self, request: aiohttp.ClientRequest, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
-        resource = _resource(request.url.path)
+    def _noted(
+        self, resource: Resource | None, request: aiohttp.ClientRequest, response: aiohttp.ClientResponse
+    ) -> aiohttp.ClientResponse:
+        watch = "watch" in request.url.query
+        if response.status == 410 and resource is not None and not watch:
+            response.close()
+            # kopf's error of a body that ends too early: it begins the LIST anew, and does not end.
+            raise aiohttp.ClientPayloadError(f"the LIST of {resource.value} took too long: its continuation is gone")
         if resource is None or response.status >= 300:
             return response
         self._watches.heard(resource)
-        if "watch" in request.url.query:
+        if watch:
             content: Any = _Noted(response.content, lambda: self._watches.heard(resource))
             response.content = content
         return response
