@@ -41,6 +41,8 @@ EVERY: Final = 60.0
 GONE_AFTER: Final = 5.0
 """Seconds from a policy's end to the first look whether its ConfigMap is still used: it may be made again at once."""
 FILL_EVERY: Final = 0.25
+FILL_LOOKS: Final = 20
+"""Looks at the caches between two LISTs while they fill: a LIST of thousands keeps the watches waiting."""
 _REASONS: Final[Mapping[str, Reason]] = {
     reason.value: reason for kind in (Accepted, Programmed, Outdated) for reason in kind
 }
@@ -198,6 +200,7 @@ class Resync:
         self._namespaces = tuple(namespaces) or ("",)
         self._every, self._chance = every, chance
         self._behind: dict[Resource, set[Key]] = {}
+        self._listed: dict[Resource, dict[Key, str]] = {}
         self._filled = asyncio.Event()
         self._said = ""
 
@@ -231,6 +234,16 @@ class Resync:
                 counts = ", ".join(f"{self._cache.count(resource)} {resource.value}" for resource in Resource)
                 log.info("the caches are filled: %s", counts)
             await asyncio.sleep(max(wait, self._pause() if self.filled else FILL_EVERY))
+            if not self.filled:
+                await self._awaited()
+
+    async def _awaited(self) -> None:
+        """Until the watches have told of all that the LISTs had, or for so long that some of it may be gone again."""
+        for _ in range(FILL_LOOKS):
+            if not any(self._cache.missing(resource, present) for resource, present in self._listed.items()):
+                break
+            await asyncio.sleep(FILL_EVERY)
+        self._listed.clear()
 
     async def lead(self) -> None:
         """All policies at once, then ConfigMaps now and then. The leader only."""
@@ -255,6 +268,7 @@ class Resync:
         late = missing & self._behind.get(resource, missing)
         if not self.filled:
             self._behind[resource] = late
+            self._listed[resource] = {key: present[key] for key in late}
             return len(late)
         late &= self._behind[resource]
         if late:
