@@ -1,6 +1,6 @@
 """The command line of the bench.
 
-python -m bench [inbound | outbound] [--quick] [--rounds 5] [--json FILE] [--disk FOLDER]
+python -m bench [inbound | outbound | operator] [--quick] [--rounds 5] [--json FILE] [--disk FOLDER]
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.binaries import BinaryMissingError
+from cluster.control import ControlPlaneError
 from lab.namespaces import NotRootError
 from lab.trees import TreeMissingError
 
-from . import inbound, outbound, outbound_report, report
+from . import cluster_report, cluster_scale, inbound, outbound, outbound_report, report
 from .gauges import NoControlGroupsError
 from .ground import NoCompilerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SIDES = ("inbound", "outbound")
+SIDES = ("inbound", "outbound", "operator")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,10 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for side in [options.side] if options.side else SIDES:
             found[side] = _run(side, options, rounds)
-    except (NotRootError, TreeMissingError, NoCompilerError, NoControlGroupsError) as problem:
+    except (NotRootError, TreeMissingError, NoCompilerError, NoControlGroupsError, BinaryMissingError) as problem:
         print(f"bench: {problem}", file=sys.stderr)
         return 2
-    except AssertionError as failure:  # the laboratory's and the measurements' own: what went wrong, with the log
+    except (AssertionError, ControlPlaneError) as failure:  # of what is measured with: what went wrong, with the log
         print(f"\nbench: {failure}", file=sys.stderr)
         return 1
     if options.json is not None:
@@ -47,6 +49,10 @@ def _run(side: str, options: argparse.Namespace, rounds: int) -> dict[str, Any]:
         results = inbound.run(quick=options.quick, rounds=rounds)
         print(report.text(results), flush=True)
         return report.data(results)
+    if side == "operator":
+        scale = cluster_scale.run(quick=options.quick)
+        print(cluster_report.text(scale), flush=True)
+        return cluster_report.data(scale)
     deliveries = outbound.run(quick=options.quick, rounds=rounds, disk=options.disk)
     print(outbound_report.text(deliveries), flush=True)
     return outbound_report.data(deliveries)
