@@ -17,6 +17,7 @@ from lab.namespaces import NotRootError
 from lab.trees import TreeMissingError
 
 from . import cluster_report, cluster_scale, inbound, outbound, outbound_report, report
+from .cluster_scale import TooBusyError
 from .gauges import NoControlGroupsError
 from .ground import NoCompilerError
 
@@ -36,7 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (NotRootError, TreeMissingError, NoCompilerError, NoControlGroupsError, BinaryMissingError) as problem:
         print(f"bench: {problem}", file=sys.stderr)
         return 2
-    except (AssertionError, ControlPlaneError) as failure:  # of what is measured with: what went wrong, with the log
+    except (
+        AssertionError,
+        ControlPlaneError,
+        TooBusyError,
+    ) as failure:  # of what is measured with: what went wrong, with the log
         print(f"\nbench: {failure}", file=sys.stderr)
         return 1
     if options.json is not None:

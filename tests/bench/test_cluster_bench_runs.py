@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bench import cluster_scale, command
 from bench.cluster_report import growth
 from bench.cluster_results import Tables
 from bench.cluster_world import spread
@@ -55,6 +56,15 @@ def test_a_quick_run_of_the_operator_measures_everything(tmp_path: Path) -> None
     ]
     assert all(each["rate"] > 0 and each["cpu"] > 0 for each in results["everything"]["bare"])
     assert len(re.findall(r"^(?:met|NOT MET) ", run.stdout, re.MULTILINE)) == 6
+
+
+@pytest.mark.real
+def test_a_run_ends_by_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cluster_scale, "LIMIT", 1.0)
+    monkeypatch.setattr(cluster_scale, "take_priority", lambda: None)
+    monkeypatch.setattr(cluster_scale, "raise_limit", lambda: None)
+    assert command.main(["operator", "--quick"]) == 1
+    assert "not done after 1 s" in capsys.readouterr().err
 
 
 def test_policies_are_spread_over_the_namespaces() -> None:
