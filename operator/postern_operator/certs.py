@@ -4,7 +4,8 @@ Every replica asks for the Secret and the webhook configuration every ten second
 not watch: by resourceNames RBAC grants `get`, and a changed pair is in no hurry, because a leaf changes only after its
 authority has been in the caBundle for a minute. `rotation` decides what is to be done; here it is done. Whichever
 replica is first creates the Secret (409: it reads what won); later writes, the caBundle's too, are the Lease holder's,
-each guarded by resourceVersion or a JSON patch test. In CertManager mode the pair is two files and nothing is written.
+each guarded by resourceVersion or a JSON patch test. In CertManager mode the pair is two files and nothing is written;
+a caBundle that stays empty is right there if the issuer is public (`webhook.url`, and no ca.crt beside the pair).
 
 A new pair is loaded into a scratch context first: a broken one is logged, and the old one is served on. What is asked
 of the API server and fails is tried again at the next look. `step` raises KubeError, `run` nothing but CancelledError.
@@ -140,7 +141,9 @@ class Certificates:
         """One look at everything, and the one thing that is next."""
         if self._settings.webhook.certificates is CertificateMode.CERT_MANAGER:
             await self._follow_files()
-            self._notice(_trusted_by(await self._configuration()))
+            configuration = await self._configuration()
+            self._notice(_trusted_by(configuration))
+            self._bundle_seen = self._bundle_seen or await self._publicly_trusted(configuration)
         else:
             await self._follow_secret()
 
@@ -279,6 +282,16 @@ class Certificates:
         if chain is not None and key is not None:
             self._serve(chain, key)
 
+    async def _publicly_trusted(self, configuration: Object | None) -> bool:
+        """The API server's own authorities decide where no caBundle is, and for a public issuer cert-manager names none
+        (no ca.crt), so there never will be one. Only with `webhook.url`: a Service's name has no public certificate."""
+        webhooks = (configuration or {}).get("webhooks") or ()
+        if not (self._serving and self._settings.webhook.host and webhooks):
+            return False
+        if any((each.get("clientConfig") or {}).get("caBundle") for each in webhooks):
+            return False
+        return not await asyncio.to_thread(_names_authority, Path(self._settings.webhook.certificates_dir))
+
     # -- what is served ------------------------------------------------------------------------------------------------
 
     def _serve(self, chain: bytes, key: bytes) -> None:
@@ -345,6 +358,13 @@ def _files(directory: Path, known: object) -> tuple[object, bytes | None, bytes 
         return signature, None, None
     chain, key = (_start(file) for file in files)
     return signature, chain, key
+
+
+def _names_authority(directory: Path) -> bool:
+    try:
+        return (directory / "ca.crt").stat().st_size > 0
+    except OSError:
+        return False
 
 
 def _start(file: Path) -> bytes:

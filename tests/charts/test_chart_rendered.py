@@ -186,14 +186,19 @@ def test_the_operator_runs_as_the_contracts_say() -> None:
     probes = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
     assert probes == {"startup": "/healthz", "readiness": "/readyz", "liveness": "/healthz"}
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-    [certificates] = [
-        source["secret"]["items"]
+    secrets = [
+        source["secret"]
         for volume in chart.find(chart.of_set("cert-manager"), "Deployment")["spec"]["template"]["spec"]["volumes"]
         for source in volume.get("projected", {}).get("sources", [])
         if "secret" in source
     ]
-    places = {f"{mounts['settings']}/{item['path']}" for item in certificates}
-    assert places == {f"{own.webhook.certificates_dir}/{key}" for key in ("tls.crt", "tls.key", "ca.crt")}
+    places = {
+        f"{mounts['settings']}/{item['path']}": secret.get("optional", False)
+        for secret in secrets
+        for item in secret["items"]
+    }
+    directory = own.webhook.certificates_dir
+    assert places == {f"{directory}/tls.crt": False, f"{directory}/tls.key": False, f"{directory}/ca.crt": True}
 
 
 def test_a_token_goes_to_the_operator_and_to_nobody_by_accident() -> None:

@@ -252,9 +252,10 @@ async def test_nothing_is_written_while_nothing_changes(control_plane: ControlPl
 
 @contextlib.asynccontextmanager
 async def following(
-    control_plane: ControlPlane, directory: Path, name: str
+    control_plane: ControlPlane, directory: Path, name: str, *, host: str = ""
 ) -> AsyncIterator[tuple[certs.Certificates, ssl.SSLContext]]:
-    managed = Webhook(configuration=name, certificates=CertificateMode.CERT_MANAGER, certificates_dir=str(directory))
+    mode = CertificateMode.CERT_MANAGER
+    managed = Webhook(configuration=name, host=host, certificates=mode, certificates_dir=str(directory))
     context = certs.server_context()
     async with kube.connected(str(control_plane.kubeconfig)) as client:
         yield certs.Certificates(client, Settings(webhook=managed), context, may_write=lambda: True), context
@@ -304,6 +305,21 @@ async def test_cert_managers_pair_is_followed_and_a_half_written_one_survived(
             assert certificates.ready
             assert admin.get(path)["metadata"]["resourceVersion"] == version
     assert not admin.exists(secret(release))
+
+
+@pytest.mark.parametrize(("host", "authority"), [("mail.example", False), ("mail.example", True), ("", False)])
+async def test_an_empty_ca_bundle_is_right_for_a_public_issuer_only(
+    control_plane: ControlPlane, tmp_path: Path, release: str, host: str, authority: bool
+) -> None:
+    """cert-manager names no authority then, and the API server's own decide. With one, cainjector is yet to come."""
+    leaf = issue("leaf", by=issue("authority", ca=True), dns=["mail.example"])
+    mounted(tmp_path, leaf.pem, leaf.key_pem)
+    (tmp_path / "ca.crt").write_bytes(leaf.pem if authority else b"")
+    async with following(control_plane, tmp_path, release, host=host) as (certificates, _context):
+        with configured(control_plane.admin, release, webhook(1, ["nowhere"])):
+            await certificates.step()
+            assert certificates.serving
+            assert certificates.ready == (bool(host) and not authority)
 
 
 async def test_run_outlives_what_goes_wrong(
