@@ -238,7 +238,7 @@ class Session:
             elif response.status == 404 and resource is not None:
                 self._complain(f"the API server has no {resource.value} (404): is the CRD gone? Asked until it has")
             else:
-                return self._noted(resource, request, response)
+                return await self._noted(resource, request, response)
             response.close()
             await asyncio.sleep(AGAIN)
 
@@ -258,12 +258,13 @@ class Session:
             self._credentials = found
         return self._credentials
 
-    def _noted(
+    async def _noted(
         self, resource: Resource | None, request: aiohttp.ClientRequest, response: aiohttp.ClientResponse
     ) -> aiohttp.ClientResponse:
         watch = "watch" in request.url.query
         if response.status == 410 and resource is not None and not watch:
             response.close()
+            await asyncio.sleep(AGAIN)
             # kopf's error of a body that ends too early: it begins the LIST anew, and does not end.
             raise aiohttp.ClientPayloadError(f"the LIST of {resource.value} took too long: its continuation is gone")
         if resource is None or response.status >= 300:
@@ -275,8 +276,15 @@ class Session:
         return response
 
 
+# The API server writes an ERROR in one piece, and nothing after it.
+_ERROR: Final = b'{"type":"ERROR"'
+_CODE_410: Final = b'"code":410'
+_TOO_OLD: Final = b'{"type":"ERROR","object":{"kind":"Status","code":410}}\n'
+
+
 class _Noted:
-    """A body that says when something of it has come."""
+    """A body that says when something of it has come. An ERROR that would end kopf becomes one after which it lists
+    anew: 410."""
 
     def __init__(self, content: aiohttp.StreamReader, heard: Callable[[], None]) -> None:
         self._content, self._heard = content, heard
@@ -287,7 +295,14 @@ class _Noted:
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
         async for part in self._content.iter_chunked(size):
             self._heard()
-            yield part
+            error = part.rfind(_ERROR)
+            if error < 0 or (error and part[error - 1 : error] != b"\n") or _CODE_410 in part[error:]:
+                yield part
+                continue
+            log.warning("a watch ends, and is begun anew: %.300r", part[error:])
+            await asyncio.sleep(AGAIN)
+            yield part[:error] + _TOO_OLD
+            return
 
 
 def _resource(path: str) -> Resource | None:

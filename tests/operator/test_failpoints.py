@@ -209,8 +209,8 @@ def test_killed_there_it_ends_the_same(
     if "secret-update" in failpoint:
         usual["update secrets"] = usual.pop("create secrets")
     statuses, pokes = "patch mailproxypolicies/status", "patch pods"
-    # What takes time may be seen, and told, at other moments than usual; all else is written as often as undisturbed.
-    assert abs(counts.pop(statuses) - usual.pop(statuses)) <= 2
-    assert 2 <= usual.pop(pokes) <= 2 * MAX_POKES
-    assert 2 <= counts.pop(pokes) <= 2 * MAX_POKES
-    assert counts == usual
+    # What takes time may be seen, and told, at other moments than usual; all else is written no oftener. It may look
+    # rarer: a request that died with the process, and was done all the same, counts as refused.
+    assert counts.pop(statuses) <= usual.pop(statuses) + 2
+    assert max(counts.pop(pokes, 0), usual.pop(pokes)) <= 2 * MAX_POKES
+    assert counts <= usual

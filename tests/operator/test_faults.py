@@ -167,6 +167,44 @@ def test_watches_that_are_too_old_are_begun_anew(way: Way, operator: Operator, p
     assert place.counts(mark) == {"configmaps": 1, "mailproxypolicies/status": 1}
 
 
+def test_watches_that_break_are_begun_anew(way: Way, operator: Operator, place: Place) -> None:
+    """An ERROR that is no 410 ends kopf."""
+    place.make()
+    place.wait(Programmed="Programmed")
+    eventually(lambda: way.watched == WATCHED)
+    asked = len(way.requests)
+    way.break_watches()
+    place.change(logging={"format": "JSON"})
+    place.wait(Programmed="Programmed")
+    eventually(lambda: {one.resource for one in way.requests[asked:] if one.watch} == WATCHED)
+    lists = [one for one in way.requests[asked:] if one.resource in WATCHED and not one.watch and kopfs(one)]
+    assert len(lists) <= 2 * len(WATCHED)
+
+
+def test_a_list_that_takes_too_long_is_begun_anew(way: Way, operator: Operator, place: Place) -> None:
+    """410 to a LIST: its continuation has expired. That ends kopf too."""
+    place.make()
+    place.wait(Programmed="Programmed")
+    eventually(lambda: way.watched == WATCHED)
+    refused: list[Request] = []
+
+    def which(request: Request) -> bool:
+        wanted = kopfs(request) and request.resource in WATCHED and not request.watch
+        if wanted:
+            refused.append(request)
+        return wanted
+
+    with way.gone(which):
+        way.expire()
+        eventually(lambda: {one.resource for one in refused} == WATCHED and len(refused) > 2 * len(WATCHED))
+    place.change(logging={"format": "JSON"})
+    place.wait(Programmed="Programmed")
+
+
+def kopfs(request: Request) -> bool:
+    return not request.agent.startswith("postern-operator")
+
+
 def test_retry_after_is_honoured(way: Way, operator: Operator, place: Place) -> None:
     """By everything but the Lease, which one call a second is for."""
     place.make()

@@ -41,18 +41,16 @@ if TYPE_CHECKING:
 
 PATIENCE = 20.0
 _HOPS = ("Host", "Connection", "Transfer-Encoding", "Content-Length", "Keep-Alive")
-_EXPIRED: Object = {
-    "type": "ERROR",
-    "object": {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "message": "too old resource version: 1 (2)",
-        "reason": "Expired",
-        "code": 410,
-    },
+_TOO_OLD: Object = {
+    "kind": "Status",
+    "apiVersion": "v1",
+    "metadata": {},
+    "status": "Failure",
+    "message": "too old resource version: 1 (2)",
+    "reason": "Expired",
+    "code": 410,
 }
+_BROKEN: Object = {**_TOO_OLD, "message": "etcdserver: no leader", "reason": "InternalError", "code": 500}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ class Way:
         self._control_plane = control_plane
         self.requests: list[Request] = []
         self._late = 0.0
-        self._throttle: tuple[int, Callable[[Request], bool]] | None = None
+        self._refuse: tuple[Callable[[], web.Response], Callable[[Request], bool]] | None = None
         self._closed: Callable[[Request], bool] | None = None
         self._expire: set[str] = set()
         self.expired: set[str] = set()  # resources that were told so since
@@ -125,14 +123,21 @@ class Way:
         finally:
             self._late = 0.0
 
-    @contextlib.contextmanager
-    def throttled(self, retry_after: int, which: Callable[[Request], bool]) -> Iterator[None]:
+    def throttled(self, retry_after: int, which: Callable[[Request], bool]) -> contextlib.AbstractContextManager[None]:
         """429 to those requests, none of which reaches the API server."""
-        self._throttle = retry_after, which
+        return self._refused(lambda: _too_many(retry_after), which)
+
+    def gone(self, which: Callable[[Request], bool]) -> contextlib.AbstractContextManager[None]:
+        """410 to those requests."""
+        return self._refused(lambda: web.json_response(_TOO_OLD, status=410), which)
+
+    @contextlib.contextmanager
+    def _refused(self, answer: Callable[[], web.Response], which: Callable[[Request], bool]) -> Iterator[None]:
+        self._refuse = answer, which
         try:
             yield
         finally:
-            self._throttle = None
+            self._refuse = None
 
     @contextlib.contextmanager
     def closed(self, which: Callable[[Request], bool] = lambda _request: True) -> Iterator[None]:
@@ -156,13 +161,19 @@ class Way:
 
     def expire(self) -> None:
         """Watches that are open end with 410."""
+        self._end(_TOO_OLD)
 
-        def expire() -> None:
+    def break_watches(self) -> None:
+        """Watches that are open end with 500, as where etcd fails under the API server."""
+        self._end(_BROKEN)
+
+    def _end(self, problem: Object) -> None:
+        def end() -> None:
             for watch in self._watches:
-                watch.events.put_nowait(_line(_EXPIRED))
+                watch.events.put_nowait(_line(problem))
                 watch.events.put_nowait(None)
 
-        self._within(expire)
+        self._within(end)
 
     def silence(self) -> None:
         """Watches that are open now tell nothing any more, and do not end: a middlebox has forgotten them."""
@@ -243,8 +254,8 @@ class Way:
         if self._closed is not None and self._closed(asked):
             _abort(transport)
             return web.Response(status=502)
-        if self._throttle is not None and self._throttle[1](asked):
-            return _too_many(self._throttle[0])
+        if self._refuse is not None and self._refuse[1](asked):
+            return self._refuse[0]()
         try:
             return await self._forwarded(request, asked, transport)
         except (aiohttp.ClientError, OSError):
@@ -291,7 +302,7 @@ class Way:
         if asked.resource in self._expire:
             self._expire.discard(asked.resource)
             self.expired.add(asked.resource)
-            await response.write(_line(_EXPIRED))
+            await response.write(_line(_TOO_OLD))
             await response.write_eof()
             return response
         self._watches.add(watch)
@@ -393,8 +404,9 @@ async def _read(answer: aiohttp.ClientResponse, watch: _Watch) -> None:
         watch.events.put_nowait(None)
 
 
-def _line(event: Object) -> bytes:
-    return json.dumps(event).encode() + b"\n"
+def _line(problem: Object) -> bytes:
+    """As the API server writes it."""
+    return json.dumps({"type": "ERROR", "object": problem}, separators=(",", ":")).encode() + b"\n"
 
 
 def _too_many(retry_after: int) -> web.Response:
