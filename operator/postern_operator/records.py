@@ -1,9 +1,9 @@
 """Raw objects of the API server to records: the only reader of their shape but injection.
 
 What is odd is left out or empty, whatever the object looks like; what is wrong with a policy is a `Problem` in its
-record. A policy is judged as its sidecar would judge it, and by what the chart allows: images, Transparent, a size
-that its ConfigMap can hold. A ConfigMap is judged by the same allowances, because more people may write ConfigMaps
-than policies. Raises nothing.
+record. A policy is judged as its sidecar would judge it, and by what the chart says: images, Transparent, the admin
+port, a size that its ConfigMap can hold. A ConfigMap is judged by the same allowances, because more people may write
+ConfigMaps than policies. Raises nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from postern_sidecar.config import InvalidPolicy, Problem, load, normalized
+from postern_sidecar.config import ADMIN_PORT, InvalidPolicy, Problem, load, normalized
 from postern_sidecar.config.checks import selector as selector_problems
 from postern_sidecar.config.model import HandoverKind, LabelSelector, Policy
 from postern_sidecar.config.problems import error, shown
@@ -225,7 +225,21 @@ def _refusals(policy: Policy, allowances: Sidecar) -> Iterator[Problem]:
     sidecar = policy.spec.sidecar
     transparent = any(inbound.backend.handover is HandoverKind.TRANSPARENT for inbound in policy.spec.inbound)
     asked = Injection(policy="", uid="", hash="", transparent=transparent, image=sidecar.image)
-    return injection_refusals(asked, allowances)
+    yield from injection_refusals(asked, allowances)
+    if allowances.admin_port != ADMIN_PORT:  # that one every sidecar keeps free
+        yield from _on_the_admin_port(policy, allowances.admin_port)
+
+
+def _on_the_admin_port(policy: Policy, admin_port: int) -> Iterator[Problem]:
+    outbound = policy.spec.outbound
+    taken = {f"spec.inbound[{index}].port": inbound.port for index, inbound in enumerate(policy.spec.inbound)}
+    if outbound is not None:
+        taken["spec.outbound.submission.port"] = outbound.submission.port
+        taken["spec.outbound.submission.lmtpPort"] = outbound.submission.lmtp_port
+    for path, port in taken.items():
+        if port == admin_port:
+            remedy = "take another port, or let the cluster's administrator change the chart's value sidecar.adminPort"
+            yield error(path, f"{port} is the sidecar's admin port in this cluster", remedy)
 
 
 def _too_large(policy: Policy) -> Iterator[Problem]:

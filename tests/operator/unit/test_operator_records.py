@@ -157,6 +157,26 @@ def test_transparent_needs_the_administrators_word() -> None:
     assert policy_record(raw, Sidecar(allow_transparent=True)).problems == ()
 
 
+def test_the_charts_admin_port_is_kept_free() -> None:
+    smtp, other = INBOUND, {**INBOUND, "name": "other", "port": 2626}
+    outbound = {"submission": {"port": 11025, "lmtpPort": 11024}}
+    raw = raw_policy(hostname="mail.example.net", inbound=[smtp, other], outbound=outbound)
+    for port, path in [
+        (25, "spec.inbound[0].port"),
+        (2626, "spec.inbound[1].port"),
+        (11025, "spec.outbound.submission.port"),
+        (11024, "spec.outbound.submission.lmtpPort"),
+    ]:
+        (problem,) = policy_record(raw, Sidecar(admin_port=port)).problems
+        assert (problem.path, problem.warning) == (path, False)
+        assert f"{port} is the sidecar's admin port" in problem.message
+        assert "sidecar.adminPort" in problem.remedy
+    assert policy_record(raw, Sidecar(admin_port=15999)).problems == ()
+    assert policy_record(raw_policy(), Sidecar(admin_port=11025)).problems == ()  # no outbound, no door
+    (usual,) = policy_record(raw_policy(inbound=[{**INBOUND, "port": 15925}]), PLAIN).problems
+    assert usual.path == "spec.inbound[0].port"
+
+
 @pytest.mark.parametrize(
     ("resources", "paths"),
     [

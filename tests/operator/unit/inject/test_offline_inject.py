@@ -171,6 +171,17 @@ def test_of_several_policies_the_winner_counts(tmp_path: Path, policy: str, caps
     assert "injected by MailProxyPolicy urgent" in capsys.readouterr().err
 
 
+def test_a_listener_on_the_admin_port_of_the_settings_is_refused(
+    tmp_path: Path, policy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("sidecar: {adminPort: 25}\n")
+    assert inject(tmp_path, POD, "--policy", policy, "--settings", str(file)) == 1
+    said = capsys.readouterr().err
+    assert "spec.inbound[0].port: 25 is the sidecar's admin port" in said
+    assert "sidecar.adminPort" in said
+
+
 def test_settings_of_the_operator(tmp_path: Path, policy: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("sidecar: {image: 'registry.example/s:1'}")
