@@ -17,7 +17,7 @@ from cluster.pods import create_pod, pod
 from cluster.process import free_port
 from cluster.release import Release
 from cluster.waiting import eventually
-from operated import ENABLED, OPERATOR, Place, metric
+from operated import ENABLED, OPERATOR, Place, assert_sound, metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,8 +57,7 @@ def replicas(release: Release) -> Iterator[tuple[Operator, Operator]]:
     (other,) = (one for one in release.operators if one is not leader)
     yield leader, other
     for operator in release.operators:
-        assert "internal error" not in operator.log, operator.log
-        assert "Traceback" not in operator.log, operator.log
+        assert_sound(operator.log)
 
 
 @pytest.fixture
