@@ -3,7 +3,9 @@ it what it must not."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 import chart
 from cluster.admin import Admin, ApiError
 from cluster.waiting import eventually
+from postern_operator import rotation, signing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,6 +158,69 @@ def test_a_pod_as_big_as_they_get_can_be_poked(plane: ControlPlane, operator: Ad
         operator.merge(f"{path}/p", {"metadata": {"annotations": {HASH: "abc.1"}}})
 
 
+def test_of_its_webhook_it_changes_the_ca_bundle_and_nothing_else(plane: ControlPlane, operator: Admin) -> None:
+    path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/postern"
+    nothing_else = "of its webhook configuration the operator may change clientConfig.caBundle and nothing else"
+    marked = [{"op": "add", "path": "/metadata/labels/evil", "value": "x"}]
+    eventually(lambda: nothing_else in _refusal(lambda: operator.json_patch(f"{path}?dryRun=All", marked)))
+    (webhook,) = plane.admin.get(path)["webhooks"]
+    for bundle in (_bundle(), _bundle(2), ""):
+        config = webhook["clientConfig"] | {"caBundle": bundle}
+        body = {"webhooks": [webhook | {"clientConfig": config}]}
+        assert operator.merge(path, body)["webhooks"][0]["clientConfig"].get("caBundle", "") == bundle
+    at = "/webhooks/0"
+    service = f"{at}/clientConfig/service"
+    condition = {"name": "never", "expression": "false"}
+    rule = webhook["rules"][0] | {"resources": ["secrets"]}
+    url = [{"op": "remove", "path": service}, _put(f"{at}/clientConfig/url", "https://192.0.2.1/")]
+    refused: list[list[chart.Object]] = [
+        url,
+        [_put(f"{service}/name", "evil")],
+        [_put(f"{service}/namespace", "evil")],
+        [_put(f"{service}/path", "/evil")],
+        [_put(f"{service}/port", 444)],
+        [_put(f"{at}/name", "evil.postern.dev")],
+        [_put(f"{at}/namespaceSelector", {})],
+        [_put(f"{at}/objectSelector", {"matchLabels": {"a": "b"}})],
+        [_put(f"{at}/failurePolicy", "Fail")],
+        [_put(f"{at}/matchPolicy", "Exact")],
+        [_put(f"{at}/sideEffects", "None")],
+        [_put(f"{at}/timeoutSeconds", 30)],
+        [_put(f"{at}/reinvocationPolicy", "Never")],
+        [_put(f"{at}/admissionReviewVersions", ["v1", "v1beta1"])],
+        [_put(f"{at}/rules", [])],
+        [_put(f"{at}/rules/0", rule)],
+        [_put(f"{at}/rules/-", rule)],
+        [_put(f"{at}/matchConditions", [condition])],
+        [_put("/webhooks/-", webhook | {"name": "evil.postern.dev"})],
+        [_put("/webhooks", [])],
+        [{"op": "remove", "path": "/webhooks"}],
+        [_put("/metadata/labels/evil", "x")],
+        [{"op": "remove", "path": "/metadata/labels"}],
+        [_put("/metadata/annotations/evil", "x")],
+        [_put("/metadata/finalizers", ["example.net/hold"])],
+        [_put("/metadata/ownerReferences", [{"apiVersion": "v1", "kind": "Node", "name": "x", "uid": "y"}])],
+        [*url, _put(f"{at}/clientConfig/caBundle", _bundle())],
+    ]
+    before = plane.admin.get(path)
+    for operations in refused:
+        assert nothing_else in _refusal(lambda o=operations: operator.json_patch(path, o)), operations  # type: ignore[misc]
+    assert plane.admin.get(path) == before
+    plane.admin.json_patch(path, [_put(f"{at}/timeoutSeconds", 30)])  # others are not looked at
+
+
+def test_the_order_of_webhooks_is_not_the_operators(plane: ControlPlane, operator: Admin) -> None:
+    """Somebody has added one to the chart's."""
+    path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/postern"
+    (webhook,) = plane.admin.get(path)["webhooks"]
+    second = webhook | {"name": "second.postern.dev", "timeoutSeconds": 7}
+    plane.admin.json_patch(path, [_put("/webhooks/-", second)])
+    for operations in ([_put("/webhooks", [second, webhook])], [{"op": "remove", "path": "/webhooks/1"}]):
+        refusal = lambda o=operations: _refusal(lambda: operator.json_patch(path, o))  # noqa: E731
+        eventually(lambda r=refusal: "and nothing else" in r())  # type: ignore[misc]
+    operator.json_patch(path, [_put(f"/webhooks/{index}/clientConfig/caBundle", _bundle()) for index in (0, 1)])
+
+
 def test_pods_are_created_in_dry_runs_only(plane: ControlPlane, operator: Admin) -> None:
     with plane.namespace(ENABLED) as namespace:
         path = f"/api/v1/namespaces/{namespace}/pods"
@@ -170,6 +236,16 @@ def test_others_are_not_looked_at(plane: ControlPlane, operator: Admin) -> None:
         plane.admin.create(f"{path}/configmaps", _config_map("any", {}))
         plane.admin.create(f"{path}/pods", _pod())
         plane.admin.merge(f"{path}/pods/p", {"metadata": {"labels": {"a": "b"}}})
+
+
+def _put(path: str, value: object) -> chart.Object:
+    return {"op": "add", "path": path, "value": value}
+
+
+def _bundle(count: int = 1) -> str:
+    """What a caBundle must be."""
+    made = signing.pair(["a.example"], datetime.now(UTC), rotation.Lifetimes())
+    return base64.b64encode(rotation.pem(made.authorities) * count).decode()
 
 
 EVERYWHERE = [
