@@ -4,7 +4,8 @@ Every replica asks for the Secret and the webhook configuration every ten second
 not watch: by resourceNames RBAC grants `get`, and a changed pair is in no hurry, because a leaf changes only after its
 authority has been in the caBundle for a minute. `rotation` decides what is to be done; here it is done. Whichever
 replica is first creates the Secret (409: it reads what won); later writes, the caBundle's too, are the Lease holder's,
-each guarded by resourceVersion or a JSON patch test. In CertManager mode the pair is two files and nothing is written;
+each guarded by resourceVersion or a JSON patch test. Only a caBundle that trusts nothing of the Secret for five seconds
+is written by any replica: all write the same. In CertManager mode the pair is two files and nothing is written;
 a caBundle that stays empty is right there if the issuer is public (`webhook.url`, and no ca.crt beside the pair).
 
 A new pair is loaded into a scratch context first: a broken one is logged, and the old one is served on. What is asked
@@ -21,7 +22,7 @@ import os
 import random
 import ssl
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,9 @@ log = logging.getLogger(__name__)
 POLL = 10.0
 POLL_UNREADY = 1.0
 """Seconds; `helm install --wait` waits for it."""
+ABANDONED = timedelta(seconds=5)
+"""A holder in CertManager mode never writes the caBundle, and keeps the Lease until a replica in Operator mode is
+ready, which waits for the caBundle: the roll-out from the one to the other would stand still."""
 MAX_FILE = rotation.MAX_PEM
 Clock = Callable[[], datetime]
 
@@ -101,6 +105,7 @@ class Certificates:
         self._serving: tuple[x509.Certificate, ...] = ()
         self._secret = Key(settings.namespace, settings.webhook.secret)
         self._seen_since: tuple[x509.Certificate, datetime] | None = None
+        self._untrusted_since: datetime | None = None
         self._bundle_seen = False
         self._signature: object = None  # of the files
         self._said: dict[str, str] = {}
@@ -158,7 +163,7 @@ class Certificates:
             pair = await self._rotate(secret, pair, seen)
         if pair is None:
             return
-        if configuration is not None and self._may_write():
+        if configuration is not None and (self._may_write() or self._abandoned(pair, seen)):
             seen = await self._publish(configuration, pair, seen)
         if rotation.may_serve(pair, self._serving[0] if self._serving else None, seen, self._now()):
             self._serve(pair.chain_pem, pair.leaf_key)
@@ -265,6 +270,14 @@ class Certificates:
             return seen
         log.info("certificates: caBundle of %s: authorities: %d", path, len(pair.authorities))
         return _trusted_by(patched)
+
+    def _abandoned(self, pair: Pair, seen: tuple[x509.Certificate, ...]) -> bool:
+        """The Lease holder has had its time, and the caBundle trusts nothing of what every replica is to serve."""
+        if any(authority in seen for authority in pair.authorities):
+            self._untrusted_since = None
+            return False
+        self._untrusted_since = self._untrusted_since or self._now()
+        return self._now() - self._untrusted_since >= ABANDONED
 
     def _notice(self, seen: tuple[x509.Certificate, ...]) -> None:
         self._bundle_seen = self._bundle_seen or rotation.trusted(self._serving, seen)
