@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 import certificates
 import chart
+import inventory
 from cluster.admin import ApiError
 from cluster.waiting import eventually
 
@@ -33,7 +34,6 @@ CONFIGURATION = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurat
 SECRET = f"/api/v1/namespaces/{chart.NAMESPACE}/secrets/postern-webhook-tls"
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{chart.NAMESPACE}/leases/postern-operator"
 BUNDLE = base64.b64encode(certificates.issue("postern", ca=True).pem).decode()
-NOISE = {"events", "endpoints", "endpointslices", "componentstatuses", "apiservices"}  # the control plane's own
 
 
 @pytest.mark.parametrize("server_side", ["true", "false"])
@@ -265,25 +265,6 @@ def _may(attempt: Callable[[], object]) -> bool:
 def _left_behind(plane: ControlPlane) -> Iterator[set[str]]:
     """Filled at the end of the block: the objects of every kind that there are now and were not before."""
     left: set[str] = set()
-    before = _everything(plane)
+    before = inventory.everything(plane)
     yield left
-    left |= _everything(plane) - before
-
-
-def _everything(plane: ControlPlane) -> set[str]:
-    """`<resource>/<namespace>/<name>` of all that can be listed."""
-    accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-    found = set()
-    for root in ("/api", "/apis"):
-        for group in plane.admin.request("GET", root, accept=accept)["items"]:
-            version = group["versions"][0]
-            base = "/".join(part for part in (root, group["metadata"].get("name"), version["version"]) if part)
-            for resource in version.get("resources", []):
-                name = resource["resource"]
-                if "list" not in resource["verbs"] or name in NOISE:
-                    continue
-                for item in plane.admin.list(f"{base}/{name}"):
-                    place = item["metadata"].get("namespace")
-                    if (name, place) != ("leases", "kube-system"):
-                        found.add("/".join(part for part in (name, place, item["metadata"]["name"]) if part))
-    return found
+    left |= inventory.everything(plane) - before
