@@ -113,7 +113,9 @@ class Operator:
         self.rollouts = Rollouts(kube, self.asker, self.queue.add, every=1.1 * every, observer=metrics)
         gathering = Gathering(kube, self.cache, settings, every=every)
         self.reconciler = Reconciler(kube, self.cache, gathering, self.rollouts, self.events, settings, every=every)
-        self.evictions = Evictions(kube, self.cache, settings, every=every)
+        self.evictions = Evictions(
+            kube, self.cache, settings, observer=metrics, notice=self.events.evicted, every=every
+        )
         self.resync = Resync(kube, self.cache, gathering, self.queue, settings.watch_namespaces, every=every)
         metrics.watched = Watched(
             queue_depth=lambda: self.queue.overdue,

@@ -1,4 +1,4 @@
-"""Kubernetes Events (events.k8s.io/v1) about pods that were skipped and policies whose state has changed.
+"""Kubernetes Events (events.k8s.io/v1) about pods that were skipped or evicted, and policies whose state has changed.
 
 Exempt from the Lease: the replica that saw it says it. An Event is about the pod's controller owner, else about the
 policy, and stands only in an enabled namespace with a known policy. Anyone in the cluster can post a forged review, so
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 from . import paths
 from .kube import KubeError, TooManyRequests
 from .model import API_VERSION, KIND, Key
-from .reasons import Accepted, Outdated, Programmed, Skip
+from .reasons import Accepted, Eviction, Outdated, Programmed, Skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,13 +46,13 @@ PAUSE = 30.0
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
-Reason = Skip | Accepted | Programmed | Outdated
+Reason = Skip | Accepted | Programmed | Outdated | Eviction
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 _KIND = re.compile(r"[A-Z][A-Za-z0-9]{0,62}", re.ASCII)
 _VERSION = re.compile(r"(?:[a-z0-9][-a-z0-9.]{0,252}/)?v[a-z0-9]{1,30}", re.ASCII)
 _UID = re.compile(r"[-0-9A-Za-z]{1,64}", re.ASCII)
 _GOOD: set[Reason] = {Accepted.ACCEPTED, Programmed.PROGRAMMED, Programmed.PENDING, Outdated.UP_TO_DATE}
-_GOOD |= {Skip.OPTED_OUT, Skip.NO_POLICY}
+_GOOD |= {Skip.OPTED_OUT, Skip.NO_POLICY, Eviction.EVICTED}
 _WITHOUT_A_POLICY = (Skip.NO_POLICY, Skip.INTERNAL_ERROR)
 
 TEXTS: dict[Reason, str] = {
@@ -80,6 +80,7 @@ TEXTS: dict[Reason, str] = {
     Programmed.PENDING: "Sidecars are taking the policy over.",
     Outdated.UP_TO_DATE: "All sidecars are of this release.",
     Outdated.OLDER_SIDECARS: "Sidecars are of an older image or template until their pods are recreated.",
+    Eviction.EVICTED: "A pod that should have a sidecar had none, and was evicted so that another one is made.",
 }  # fmt: skip
 
 
@@ -135,6 +136,11 @@ class Events:
         """A condition of the policy's status has changed; the caller knows that it has."""
         if self._enabled(record.key.namespace):
             self._post(_subject(record), reason, record.key)
+
+    def evicted(self, record: PolicyRecord, owner: Owner) -> None:
+        """A pod of this owner, which has the policy's sidecar when it is made again."""
+        if self._enabled(record.key.namespace):
+            self._post(_owner(record.key.namespace, owner) or _subject(record), Eviction.EVICTED, record.key)
 
     async def run(self) -> None:
         while True:
@@ -195,12 +201,21 @@ class Events:
             "eventTime": self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "reportingController": "postern.dev/operator",
             "reportingInstance": self._instance[:128] or "postern-operator",
-            "action": "Inject" if isinstance(reason, Skip) else "Reconcile",
+            "action": _action(reason),
             "reason": reason.value,
             "regarding": regarding,
             "note": TEXTS[reason],
             "type": "Normal" if reason in _GOOD else "Warning",
         }
+
+
+def _action(reason: Reason) -> str:
+    match reason:
+        case Skip():
+            return "Inject"
+        case Eviction():
+            return "Evict"
+    return "Reconcile"
 
 
 def _subject(record: PolicyRecord) -> Subject:

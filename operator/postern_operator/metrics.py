@@ -38,6 +38,7 @@ SKIPPED: Final = "Skipped"
 RECONCILES: Final = ("done", "failed", "dropped")
 POKES: Final = ("written", "gone", "failed")
 ASKS: Final = ("answered", "failed")
+EVICTIONS: Final = ("evicted", "refused", "uninjected", "abandoned")
 EVENTS: Final = ("posted", "dropped", "failed")
 MOST_WATCHES: Final = 16
 """There are three; the names are the caller's."""
@@ -94,6 +95,7 @@ class Metrics:
         self.admissions = Counter(dict.fromkeys(_OUTCOMES, 0))
         self.pokes = Counter(dict.fromkeys(POKES, 0))
         self.config_asks = Counter(dict.fromkeys(ASKS, 0))
+        self.evictions = Counter(dict.fromkeys(EVICTIONS, 0))
         self.events = Counter(dict.fromkeys(EVENTS, 0))
         self.admission_seconds = Histogram(ADMISSION_BUCKETS)
         self.reconcile_seconds = Histogram(RECONCILE_BUCKETS)
@@ -118,6 +120,10 @@ class Metrics:
     def asked(self, result: str) -> None:
         """A sidecar's /config. `result`: of ASKS."""
         _count(self.config_asks, result)
+
+    def eviction(self, result: str) -> None:
+        """`result`: of EVICTIONS."""
+        _count(self.evictions, result)
 
     def event(self, result: str) -> None:
         """`result`: of EVENTS."""
@@ -176,6 +182,7 @@ class _Operator(Collector):
         yield _gauge("sidecars_pending", "Sidecars that do not run their policy's configuration yet.", pending)
         yield _counter("pokes", "Annotations written so that a kubelet looks.", "result", metrics.pokes)
         yield _counter("config_asks", "Sidecars asked what they run.", "result", metrics.config_asks)
+        yield _counter("evictions", "Pods without a sidecar that were to be evicted.", "result", metrics.evictions)
 
     def _replica(self) -> Iterable[Metric]:
         metrics = self._metrics

@@ -51,6 +51,12 @@ class Programmed(enum.Enum):
     PENDING = "Pending"
 
 
+class Eviction(enum.Enum):
+    """Told in an Event about the pod's owner, and in no condition."""
+
+    EVICTED = "PodEvicted"
+
+
 class Outdated(enum.Enum):
     """Reasons of `SidecarsOutdated`."""
 

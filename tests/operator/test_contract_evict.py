@@ -12,9 +12,10 @@ from cluster.pods import pod as manifest
 from cluster.pods import run_pod
 from cluster.release import Release
 from cluster.waiting import eventually
-from postern_operator import evict, paths, records, render
-from postern_operator.cache import Resource
+from postern_operator import evict, eviction, paths, records, render
+from postern_operator.cache import Cache, Resource
 from postern_operator.evict import Evictions
+from postern_operator.kube import Unreachable
 from postern_operator.model import INJECT, Key
 from webhook_world import Object, Replica, configured, pods, policy, replica, until, webhook
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from cluster.control import ControlPlane
+    from postern_operator.model import Candidate
 
 pytestmark = pytest.mark.real
 
@@ -37,13 +39,20 @@ class World:
     one: Replica
     namespace: str
     clock: float = 0.0
-    now: float = READY_SINCE + evict.READY_FOR
+    now: float = READY_SINCE + eviction.READY_FOR
     evictions: Evictions = field(init=False)
 
     def __post_init__(self) -> None:
         one = self.one
         self.evictions = Evictions(
-            one.client, one.cache, one.settings, clock=lambda: self.clock, now=lambda: self.now, chance=lambda: 0.5
+            one.client,
+            one.cache,
+            one.settings,
+            observer=one.metrics,
+            notice=one.events.evicted,
+            clock=lambda: self.clock,
+            now=lambda: self.now,
+            chance=lambda: 0.5,
         )
 
     @property
@@ -188,14 +197,57 @@ async def test_a_budget_is_kept(world: World) -> None:
     assert await world.after_a_round() == set()
 
 
+async def test_it_is_told_and_counted(world: World) -> None:
+    await world.made("mail-0", owner())
+    await world.made("stays", owner(name="stays"), labels={"budget": "none"})
+    spec = {"minAvailable": 1, "selector": {"matchLabels": {"budget": "none"}}}
+    body = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"}, "spec": spec}
+    await asyncio.to_thread(world.control_plane.admin.create, BUDGETS.format(world.namespace), body)
+    assert await world.after_a_round() == {"stays"}
+    path = f"/apis/events.k8s.io/v1/namespaces/{world.namespace}/events"
+    await until(lambda: world.control_plane.admin.list(path))
+    (event,) = await asyncio.to_thread(world.control_plane.admin.list, path)
+    assert (event["reason"], event["type"], event["action"]) == ("PodEvicted", "Normal", "Evict")
+    assert (event["regarding"]["kind"], event["regarding"]["name"]) == ("ReplicaSet", "mail-6c9f8d")
+    assert +world.one.metrics.evictions == {"evicted": 1, "refused": 1}
+    world.one.admission._cache = Cache()  # the webhook knows of no policy
+    assert await world.after_a_round() == {"stays"}
+    assert +world.one.metrics.evictions == {"evicted": 1, "refused": 1, "uninjected": 1}
+
+
+async def test_pods_that_stay_do_not_keep_others_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evict, "LOOKS", 2)
+    for number in range(3):
+        await world.made(f"a-{number}", owner(name="a"), ready=False)
+    await world.made("b-0", owner(name="b"))
+    assert await world.after_a_round() == {"a-0", "a-1", "a-2", "b-0"}
+    assert await world.after_a_round() == {"a-0", "a-1", "a-2"}
+
+
+async def test_without_an_answer_the_round_ends(world: World) -> None:
+    """Whether the pod is evicted nobody knows, and none is asked about next."""
+    asked: list[str] = []
+
+    async def away(pod: Candidate) -> None:
+        asked.append(pod.key.name)
+        raise Unreachable("no answer")
+
+    for number in range(2):
+        await world.made(f"p-{number}", owner(name=f"o-{number}"))
+    world.evictions._evict = away  # type: ignore[method-assign]
+    with pytest.raises(Unreachable):
+        await world.evictions.step()
+    assert asked == ["p-0"]
+
+
 async def test_rounds_and_memory_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evict, "AT_ONCE", 2)
-    monkeypatch.setattr(evict, "OWNERS", 2)
+    world.evictions._memory = eviction.Memory(600.0, owners=2)
     for number in range(4):
         await world.made(f"p-{number}", owner(name=f"o-{number}"))
     assert len(await world.after_a_round()) == 2
     assert await world.after_a_round() == set()
-    assert list(world.evictions._past) == ["uid-o-2", "uid-o-3"]
+    assert len(world.evictions._memory) == 2
 
 
 async def test_what_goes_wrong_does_not_end_it(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ from postern_operator import events as events_module
 from postern_operator import kube, records
 from postern_operator.events import TEXTS, Events
 from postern_operator.model import Owner
-from postern_operator.reasons import Accepted, Outdated, Programmed, Skip
+from postern_operator.reasons import Accepted, Eviction, Outdated, Programmed, Skip
 from postern_operator.review import Facts, Outcome
 from postern_operator.settings import Sidecar
 from webhook_world import policy, until
@@ -210,6 +210,6 @@ async def test_event_that_cannot_be_written_is_gone(
 
 
 def test_every_reason_has_a_text_that_an_event_can_hold() -> None:
-    reasons = {*Skip, *Accepted, *Programmed, *Outdated}
+    reasons = {*Skip, *Accepted, *Programmed, *Outdated, *Eviction}
     assert set(TEXTS) == reasons
     assert all(0 < len(text) <= 1024 for text in TEXTS.values())

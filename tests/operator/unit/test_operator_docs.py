@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from postern_operator import __main__ as command_line
-from postern_operator import conditions, events, evict, health, inject, lease, model, rotation
+from postern_operator import conditions, events, evict, eviction, health, inject, lease, model, rotation
 from postern_operator.conditions import pace, view
-from postern_operator.metrics import ASKS, NOT_A_REVIEW, POKES, RECONCILES, SKIPPED, Metrics, Watched
-from postern_operator.reasons import Accepted, Condition, Outdated, Programmed, Skip
+from postern_operator.metrics import ASKS, EVICTIONS, NOT_A_REVIEW, POKES, RECONCILES, SKIPPED, Metrics, Watched
+from postern_operator.reasons import Accepted, Condition, Eviction, Outdated, Programmed, Skip
 from postern_operator.review import Outcome
 from postern_operator.settings import Settings
 
@@ -105,10 +105,11 @@ def test_events_of_policies() -> None:
     before = {"conditions": [{"type": kind.value, "status": "", "reason": ""} for kind in Condition]}
     changes = [notice for each in told() for notice in conditions.transitions(before, each)]
     notices = [notice for notice in changes if notice.reason != Programmed.NAMESPACE_NOT_ENABLED.value]
+    notices += [model.Notice(False, reason.value, "") for reason in Eviction]
     assert [(first(row), row[1], row[2]) for row in rows(section(OPERATOR, "## Events"))] == [
         (notice.reason, "Warning" if notice.warning else "Normal", by_reason[notice.reason]) for notice in notices
     ]
-    assert len(notices) == len(Accepted) + len(Programmed) + len(Outdated) - len(SILENT)
+    assert len(notices) == len(Accepted) + len(Programmed) + len(Outdated) + len(Eviction) - len(SILENT)
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
@@ -190,7 +191,7 @@ def test_numbers_are_those_of_the_code() -> None:
     assert (events.AGAIN, events.OWNERS) == (600, 20)
     assert "in ten minutes, twenty objects" in told_of
     evictions = " ".join(section(OPERATOR, "### Eviction").split())
-    assert (evict.EVERY, evict.ROUNDS, evict.READY_FOR, evict.AT_ONCE) == (60, 10, 300, 10)
+    assert (evict.EVERY, evict.ROUNDS, eviction.READY_FOR, evict.AT_ONCE) == (60, 10, 300, 10)
     assert "Ready for five minutes" in evictions
     assert "in ten minutes, ten pods a minute in all, and none in the first ten minutes" in evictions
     programmed = section(OPERATOR, "### Programmed")
@@ -224,7 +225,15 @@ def test_metrics() -> None:
 
 def test_values_of_labels() -> None:
     page = spans(section(METRICS, "## The operator"))
-    assert {*(outcome.value for outcome in Outcome), SKIPPED, NOT_A_REVIEW, *RECONCILES, *POKES, *ASKS} <= set(page)
+    assert {
+        *(outcome.value for outcome in Outcome),
+        SKIPPED,
+        NOT_A_REVIEW,
+        *RECONCILES,
+        *POKES,
+        *ASKS,
+        *EVICTIONS,
+    } <= set(page)
 
 
 def test_no_metric_is_named_that_there_is_not() -> None:

@@ -38,6 +38,7 @@ def test_all_of_them_are_there_from_the_start() -> None:
             "certificate_expiry_timestamp_seconds",
             "config_asks_total",
             "events_dropped_total",
+            "evictions_total",
             "leader",
             "pokes_total",
             "queue_depth",
@@ -63,6 +64,7 @@ def test_what_happened_is_counted() -> None:
     metrics.reconciled("dropped", 0.0)
     metrics.poked("written")
     metrics.asked("failed")
+    metrics.eviction("refused")
     for result in ("posted", "dropped", "failed"):
         metrics.event(result)
     assert value(metrics, "admissions_total", outcome="Injected", reason="") == 1
@@ -77,6 +79,7 @@ def test_what_happened_is_counted() -> None:
     assert value(metrics, "reconcile_duration_seconds_count") == 1
     assert value(metrics, "pokes_total", result="written") == 1
     assert value(metrics, "config_asks_total", result="failed") == 1
+    assert value(metrics, "evictions_total", result="refused") == 1
     assert value(metrics, "events_dropped_total") == 2
 
 
@@ -107,6 +110,7 @@ def test_labels_are_of_a_closed_list() -> None:
         metrics.reconciled(f"odd {number}", 0.0)
         metrics.poked(f"odd {number}")
         metrics.asked(f"odd {number}")
+        metrics.eviction(f"odd {number}")
         metrics.event(f"odd {number}")
     metrics.watched = Watched(watch_ages=lambda: {f"watch {n:04}": 1.0 for n in range(1000)})
     found = samples(metrics)
