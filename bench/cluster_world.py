@@ -32,6 +32,7 @@ Object = dict[str, Any]
 GROUP = "/apis/postern.dev/v1alpha1"
 KIND = {"apiVersion": "postern.dev/v1alpha1", "kind": "MailProxyPolicy"}
 AT_ONCE = 32
+SMALL = 2  # pods of a policy that is changed often
 STARTED = {
     "started": True,
     "ready": True,
@@ -67,11 +68,11 @@ class Policy:
 
 
 def spread(namespaces: int, policies: int, pods: int, large: int) -> list[Policy]:
-    """The first policy has `large` pods, the second half 5 each, the others share the rest."""
+    """The first policy has `large` pods, the second half SMALL each, the others share the rest."""
     small = policies // 2
     middle = policies - small - 1
-    rest = pods - large - 5 * small
-    sizes = [large, *(rest // middle + (number < rest % middle) for number in range(middle)), *[5] * small]
+    rest = pods - large - SMALL * small
+    sizes = [large, *(rest // middle + (number < rest % middle) for number in range(middle)), *[SMALL] * small]
     return [
         Policy(number, f"mail-{number % namespaces}", f"policy-{number}", size) for number, size in enumerate(sizes)
     ]
