@@ -99,7 +99,7 @@ readOnlyRootFilesystem: true
   verbs: [get, list, watch]
 - apiGroups: [postern.dev]
   resources: [mailproxypolicies/status]
-  verbs: [update, patch]
+  verbs: [patch]
 # Patch, and the configuration of sidecars below: what may be changed is narrowed by the ValidatingAdmissionPolicy.
 - apiGroups: [""]
   resources: [pods]
@@ -109,7 +109,7 @@ readOnlyRootFilesystem: true
   verbs: [get, list, create, patch, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- if .Values.evictUninjected }}
 # Dry runs only, says the ValidatingAdmissionPolicy: would a new pod come injected?
 - apiGroups: [""]

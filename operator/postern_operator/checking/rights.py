@@ -54,18 +54,17 @@ class Rule:
 
 RULES = (
     Rule("", "namespaces", "get list watch", Where.CLUSTER),
-    Rule("apiextensions.k8s.io", "customresourcedefinitions", "list watch", Where.CLUSTER),
     Rule("admissionregistration.k8s.io", "mutatingwebhookconfigurations", "get patch", Where.CLUSTER, "configuration"),
     Rule("postern.dev", "mailproxypolicies", "get list watch", Where.POLICIES),
-    Rule("postern.dev", "mailproxypolicies/status", "update patch", Where.POLICIES),
+    Rule("postern.dev", "mailproxypolicies/status", "patch", Where.POLICIES),
     Rule("", "pods", "get list watch patch", Where.POLICIES),
     Rule("", "configmaps", "get list create patch delete", Where.POLICIES),
-    Rule("events.k8s.io", "events", "create patch", Where.POLICIES),
+    Rule("events.k8s.io", "events", "create", Where.POLICIES),
     Rule("", "pods", "create", Where.POLICIES, when=When.EVICTING),
     Rule("", "pods/eviction", "create", Where.POLICIES, when=When.EVICTING),
-    Rule("coordination.k8s.io", "leases", "get update patch", Where.RELEASE, "lease"),
+    Rule("coordination.k8s.io", "leases", "get update", Where.RELEASE, "lease"),
     Rule("coordination.k8s.io", "leases", "create", Where.RELEASE),
-    Rule("", "secrets", "get update patch", Where.RELEASE, "secret", When.OWN_CERTIFICATES),
+    Rule("", "secrets", "get update", Where.RELEASE, "secret", When.OWN_CERTIFICATES),
     Rule("", "secrets", "create", Where.RELEASE, when=When.OWN_CERTIFICATES),
 )
 
