@@ -284,6 +284,11 @@ def test_with_the_rights_of_helm_test(
         "RoleBinding": f"/apis/rbac.authorization.k8s.io/v1/namespaces/{release.namespace}/rolebindings",
     }
     made = [(paths[each["kind"]], each) for each in objects if each["kind"] in paths]
+    (container,) = next(each for each in objects if each["kind"] == "Pod")["spec"]["containers"]
+    assert container["args"] == ["check", "--settings", "/etc/postern-operator/settings.yaml"]
+    settings = tmp_path / "settings.yaml"
+    data = control_plane.admin.get(f"/api/v1/namespaces/{release.namespace}/configmaps/postern-operator-settings")
+    settings.write_text(data["data"]["settings.yaml"])
     (tmp_path / "namespace").write_text(release.namespace)  # as the kubelet mounts it
     monkeypatch.setattr(gathering, "_ACCOUNT", tmp_path / "namespace")
     with contextlib.ExitStack() as undo:
@@ -292,11 +297,14 @@ def test_with_the_rights_of_helm_test(
             undo.callback(control_plane.admin.delete, f"{path}/postern-check")
         user = control_plane.kubeconfig_for(control_plane.token(release.namespace, "postern-check"))
         # RBAC's own watch may be some milliseconds behind
-        eventually(lambda: check(user).of("policies-accepted")[0]["result"] == "ok")
-        found = check(user)
+        eventually(lambda: {check(user).of(one)[0]["result"] for one in ("policies-accepted", "lease")} == {"ok"})
+        found = check(user, "--settings", str(settings))
     assert (found.status, found.problems()) == (0, {})
     judged = {entry["id"] for entry in found.report["checks"] if entry["result"] == "ok"}
     assert {"crd-version", "operator-ready", "rights", "webhook", "injection", "pods-injected"} <= judged
+    assert {"operator-settings", "lease"} <= judged
+    skipped = {entry["id"] for entry in found.report["checks"] if entry["result"] == "skipped"}
+    assert not skipped & {"release", "operator-settings", "operator-version", "webhook-service"}
 
 
 def test_a_schema_of_another_version(control_plane: ControlPlane, mail: str) -> None:
