@@ -367,9 +367,18 @@ class Failpoint:
         return await self._kube.get(path, timeout=timeout)
 
     def pages(
-        self, path: str, *, selector: str = "", metadata_only: bool = False, limit: int = 500, timeout: float = 10.0
+        self,
+        path: str,
+        *,
+        selector: str = "",
+        fields: str = "",
+        metadata_only: bool = False,
+        limit: int = 500,
+        timeout: float = 10.0,
     ) -> AsyncIterator[list[Object]]:
-        return self._kube.pages(path, selector=selector, metadata_only=metadata_only, limit=limit, timeout=timeout)
+        return self._kube.pages(
+            path, selector=selector, fields=fields, metadata_only=metadata_only, limit=limit, timeout=timeout
+        )
 
     async def create(self, path: str, body: Object, *, dry_run: bool = False, timeout: float = 10.0) -> Object:
         with self._around("create", path):

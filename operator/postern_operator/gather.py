@@ -20,8 +20,6 @@ from .model import MANAGED_BY, POLICY, POSTERN, Candidate, ConfigMapRecord, Key,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from postern_sidecar.config.model import LabelSelector
-
     from .cache import Cache
     from .kube import Kube, Object
     from .model import PodRecord, PolicyRecord
@@ -29,6 +27,8 @@ if TYPE_CHECKING:
 
 EVERY: Final = 60.0
 """Seconds between two LISTs of a policy's pods."""
+LIVE: Final = "status.phase!=Succeeded,status.phase!=Failed"
+"""Metadata does not say that a pod has ended: of a Job it stays, with no sidecar that anybody could miss."""
 INJECT_ENABLED: Final = "postern.dev/inject=enabled"
 
 
@@ -43,7 +43,7 @@ class Delivered:
 
 @dataclass(slots=True)
 class _Listed:
-    selector: LabelSelector | None
+    policy: tuple[str, int]  # UID and generation
     until: float
     pods: tuple[Candidate, ...]
 
@@ -107,17 +107,17 @@ class Gathering:
 
     def list_is_due(self, record: PolicyRecord) -> bool:
         listed = self._listed.get(record.key)
-        return listed is None or listed.selector != record.selector or self._clock() >= listed.until
+        return listed is None or listed.policy != (record.uid, record.generation) or self._clock() >= listed.until
 
     async def list_pods(self, record: PolicyRecord) -> None:
         query = select.query(record.selector)
         found: list[Candidate] = []
         if query is not None:
             path = paths.pods(record.key.namespace)
-            async for page in self._kube.pages(path, selector=query, metadata_only=True):
+            async for page in self._kube.pages(path, selector=query, fields=LIVE, metadata_only=True):
                 found += map(records.candidate, page)
         until = self._clock() + self._every * (0.9 + 0.2 * self._chance())
-        self._listed[record.key] = _Listed(record.selector, until, tuple(found))
+        self._listed[record.key] = _Listed((record.uid, record.generation), until, tuple(found))
 
     def candidates(self, record: PolicyRecord, injected: Iterable[PodRecord]) -> tuple[Candidate, ...]:
         """The last LIST, with what the watch has told since."""

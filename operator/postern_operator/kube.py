@@ -97,7 +97,14 @@ class Kube(Protocol):
     async def get(self, path: str, *, timeout: float = 10.0) -> Object: ...
 
     def pages(
-        self, path: str, *, selector: str = "", metadata_only: bool = False, limit: int = 500, timeout: float = 10.0
+        self,
+        path: str,
+        *,
+        selector: str = "",
+        fields: str = "",
+        metadata_only: bool = False,
+        limit: int = 500,
+        timeout: float = 10.0,
     ) -> AsyncIterator[list[Object]]:
         """A LIST, page by page, each object at most once; `timeout` is a page's. Where the continuation has expired the
         rest is of a later moment: what was made meanwhile before that place is missing."""
@@ -235,10 +242,18 @@ class Client:
         return _object(await self._call("GET", path, timeout=timeout))
 
     async def pages(
-        self, path: str, *, selector: str = "", metadata_only: bool = False, limit: int = 500, timeout: float = 10.0
+        self,
+        path: str,
+        *,
+        selector: str = "",
+        fields: str = "",
+        metadata_only: bool = False,
+        limit: int = 500,
+        timeout: float = 10.0,
     ) -> AsyncIterator[list[Object]]:
         accept = _LISTED_METADATA if metadata_only else _JSON
-        asked = [("limit", str(limit)), *([("labelSelector", selector)] if selector else [])]
+        chosen = (("labelSelector", selector), ("fieldSelector", fields))
+        asked = [("limit", str(limit)), *(choice for choice in chosen if choice[1])]
         token = ""
         while True:
             query = [*asked, ("continue", token)] if token else asked
