@@ -145,12 +145,26 @@ class Elector:
         """Campaigns, works while it leads, and campaigns again after a loss; returns when the work does. Cancelled, it
         ends the work, gives the Lease up and then ends."""
         while True:
-            while not await self._attempt():  # noqa: ASYNC110 - the API server sets no Event
+            while not await self._campaign():  # noqa: ASYNC110 - the API server sets no Event
                 await asyncio.sleep(self._times.retry)
             log.info("leading: this replica (%s) writes from now on", self._identity)
             if await self._work(work):
                 return
             log.warning("the Lease %s is lost (held by %r): nothing is written by this replica", self._key, self.holder)
+
+    async def _campaign(self) -> bool:
+        """An attempt. Cancelled in the middle, it comes to its end all the same: what it has taken, perhaps unheard, is
+        given up again."""
+        attempt = asyncio.ensure_future(self._attempt())
+        try:
+            return await asyncio.shield(attempt)
+        except asyncio.CancelledError:
+            await asyncio.wait({attempt}, timeout=RELEASE_WITHIN)
+            attempt.cancel()
+            await asyncio.wait({attempt})
+            self._until = None
+            await self._release()
+            raise
 
     async def _work(self, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         """Whether the work ended by itself; else the Lease is lost. Either way it does not run any more."""

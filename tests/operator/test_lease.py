@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -137,6 +137,39 @@ async def test_a_leader_that_ends_hands_over_in_two_seconds(
     lease = control_plane.admin.get(paths.lease(key))
     assert lease["spec"]["leaseTransitions"] == 1
     assert not lease["spec"].get("holderIdentity")
+
+
+class Unheard:
+    """A client whose first write of a Lease arrives at once, and its answer only when it is let go."""
+
+    def __init__(self, kube: Client) -> None:
+        self._kube = kube
+        self.written, self.heard = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kube, name)
+
+    async def create(self, path: str, body: Object, **more: Any) -> Object:
+        made = await self._kube.create(path, body, **more)
+        self.written.set()
+        await self.heard.wait()
+        return made
+
+
+async def test_who_is_ended_while_it_takes_the_lease_leaves_it_to_others(
+    control_plane: ControlPlane, kube: Client, key: Key
+) -> None:
+    unheard = Unheard(kube)
+    stage = Stage()
+    task = asyncio.create_task(Elector(unheard, key, "first").lead(lambda: stage.work("first")))
+    async with asyncio.timeout(PATIENCE):
+        await unheard.written.wait()
+        task.cancel()
+        asyncio.get_running_loop().call_soon(unheard.heard.set)
+        await asyncio.wait({task})
+    assert task.cancelled()
+    assert stage.came == []
+    assert not control_plane.admin.get(paths.lease(key))["spec"].get("holderIdentity")
 
 
 CRASHING = """
