@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(chosen: argparse.Namespace) -> int:
     settings = _settings(chosen.settings)
-    status: int = import_module("postern_operator.app").run(settings)
-    return status
+    from . import app
+
+    return app.run(settings)
 
 
 def _inject(chosen: argparse.Namespace) -> int:
@@ -57,7 +57,9 @@ def _inject(chosen: argparse.Namespace) -> int:
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    status: int = import_module("postern_operator.checking").run(
+    from . import checking
+
+    return checking.run(
         None if chosen.settings is None else _settings(chosen.settings),
         release=chosen.release_namespace,
         namespaces=tuple(chosen.namespaces),
@@ -66,7 +68,6 @@ def _check(chosen: argparse.Namespace) -> int:
         strict=chosen.strict,
         kubeconfig=chosen.kubeconfig,
     )
-    return status
 
 
 def _version(_: argparse.Namespace) -> int:

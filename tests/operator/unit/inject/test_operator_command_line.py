@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import postern_operator
 from postern_operator import __main__ as command_line
 from postern_operator import offline
 from postern_operator.settings import Settings
@@ -31,6 +32,7 @@ def standing_in(monkeypatch: pytest.MonkeyPatch, name: str, status: int) -> list
     module = ModuleType(f"postern_operator.{name}")
     vars(module)["run"] = run
     monkeypatch.setitem(sys.modules, f"postern_operator.{name}", module)
+    monkeypatch.setattr(postern_operator, name, module, raising=False)  # where it has been imported before
     return calls
 
 
