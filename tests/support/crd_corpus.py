@@ -10,7 +10,8 @@ The cases lie beside the CRD's tests (tests/operator/crd/corpus), each a base an
     says: TEXT      as well: both refuse in these words
     only: TEXT      as well: what the model alone can see, the class operator-only. The API server accepts, and the
                     operator says Accepted=False, reason Invalid. TEXT begins its message
-    mends: PATH     the API server drops a null before it judges, so the operator never sees it; in a file it is refused
+    mends: PATH     the API server drops a null before it judges, and keeps 7.0 as 7: the operator never sees it; in a
+                    file it is refused
 Long values are written {text: [PART, TIMES, END, BEGIN]}, {list: [ITEM, TIMES]}, {count: [ITEM, TIMES]} where {} in its
 texts is the number, and {keys: [TIMES, VALUE]}. Raises ValueError for a case that is none of these.
 """
