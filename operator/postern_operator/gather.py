@@ -1,8 +1,8 @@
 """What one reconciliation looks at: from the cache, and from the API server what no watch tells.
 
 A policy's ConfigMap is read once and then believed until the resync's LIST shows another version. Selected pods come
-from a metadata LIST with the policy's selector, after each change of it and every minute; between two LISTs the watch
-of injected pods is newer than the LIST. Raises KubeError.
+from a metadata LIST with the policy's selector, after each change of it and every minute, and soon after injected pods
+came or went; between two LISTs the watch of injected pods is newer than the LIST. Raises KubeError.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ EVERY: Final = 60.0
 """Seconds between two LISTs of a policy's pods."""
 LIVE: Final = "status.phase!=Succeeded,status.phase!=Failed"
 """Metadata does not say that a pod has ended: of a Job it stays, with no sidecar that anybody could miss."""
+SOONEST: Final = 2.0
+"""Seconds between two LISTs at least, however many pods come and go; of many pods, longer."""
+PODS_A_SECOND: Final = 500
+"""That one policy's LISTs may read over time, because pods come and go."""
 INJECT_ENABLED: Final = "postern.dev/inject=enabled"
 
 
@@ -46,6 +50,9 @@ class _Listed:
     policy: tuple[str, int]  # UID and generation
     until: float
     pods: tuple[Candidate, ...]
+    soonest: float
+    seen: frozenset[str] | None
+    """What the watch knew when it began: the UIDs of injected pods; None: the namespace is not enabled."""
 
 
 class Gathering:
@@ -106,18 +113,33 @@ class Gathering:
         self._listed.pop(key, None)
 
     def list_is_due(self, record: PolicyRecord) -> bool:
+        return self.list_due(record) <= 0.0
+
+    def list_due(self, record: PolicyRecord) -> float:
+        """Seconds until the pods are to be listed; 0: now."""
         listed = self._listed.get(record.key)
-        return listed is None or listed.policy != (record.uid, record.generation) or self._clock() >= listed.until
+        if listed is None or listed.policy != (record.uid, record.generation):
+            return 0.0
+        due = listed.until if listed.seen == self._seen(record.key) else min(listed.soonest, listed.until)
+        return max(due - self._clock(), 0.0)
 
     async def list_pods(self, record: PolicyRecord) -> None:
+        seen = self._seen(record.key)
         query = select.query(record.selector)
         found: list[Candidate] = []
         if query is not None:
             path = paths.pods(record.key.namespace)
             async for page in self._kube.pages(path, selector=query, fields=LIVE, metadata_only=True):
                 found += map(records.candidate, page)
-        until = self._clock() + self._every * (0.9 + 0.2 * self._chance())
-        self._listed[record.key] = _Listed((record.uid, record.generation), until, tuple(found))
+        now = self._clock()
+        until = now + self._every * (0.9 + 0.2 * self._chance())
+        soonest = now + max(SOONEST, len(found) / PODS_A_SECOND)
+        self._listed[record.key] = _Listed((record.uid, record.generation), until, tuple(found), soonest, seen)
+
+    def _seen(self, key: Key) -> frozenset[str] | None:
+        if not self._cache.namespace_enabled(key.namespace):
+            return None
+        return frozenset(pod.uid for pod in self._cache.pods_of(key))
 
     def candidates(self, record: PolicyRecord, injected: Iterable[PodRecord]) -> tuple[Candidate, ...]:
         """The last LIST, with what the watch has told since."""

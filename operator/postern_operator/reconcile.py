@@ -88,7 +88,7 @@ class Reconciler:
         if self._gathering.list_is_due(record):
             await self._gathering.list_pods(record)
         await self._report(record, self._inputs(record, rendered, delivered), rendered)
-        longest = self._every * (0.9 + 0.2 * self._chance())
+        longest = min(self._every * (0.9 + 0.2 * self._chance()), self._gathering.list_due(record))
         return longest if turn is None else min(turn, longest)
 
     async def _deliver(self, record: PolicyRecord, rendered: Rendered | None) -> Delivered | None:
