@@ -218,8 +218,7 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A Kubernetes Event to be posted: its type, its reason and its fixed text."""
+    """A Kubernetes Event to be posted: its type and its reason, which has a fixed text in `events`."""
 
     warning: bool
     reason: str
-    text: str

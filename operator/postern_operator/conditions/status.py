@@ -2,7 +2,7 @@
 
 Written are our own three conditions, whatever else stands there belongs to others. A condition keeps its
 `lastTransitionTime` while its status is the same. A status that a newer generation has already got is left alone: the
-cache is behind. Texts of Events are fixed, because anybody in the cluster can bring about a transition. Raises nothing.
+cache is behind. The texts of Events are `events`'. Raises nothing.
 """
 
 from __future__ import annotations
@@ -26,25 +26,9 @@ Fields = dict[str, Any]
 _OURS = tuple(kind.value for kind in Condition)
 _FIELDS = ("type", "status", "reason", "message", "observedGeneration", "lastTransitionTime")
 
-_TEXTS: dict[str, tuple[bool, str]] = {
-    Accepted.ACCEPTED.value: (False, "The policy is valid."),
-    Accepted.INVALID.value: (True, "The policy is refused; its condition Accepted lists what is wrong."),
-    Accepted.CONFLICTED.value: (True, "Other policies win every pod that this one selects."),
-    Programmed.PROGRAMMED.value: (False, "All started sidecars run the configuration."),
-    Programmed.NAMESPACE_NOT_ENABLED.value: (True, "The namespace lacks the label postern.dev/inject=enabled."),
-    Programmed.CONFIG_MAP_CONFLICT.value: (True, "The policy's ConfigMap exists and is not Postern's."),
-    Programmed.SIDECAR_REJECTED.value: (
-        True,
-        "A sidecar refused the configuration; the condition Programmed quotes it.",
-    ),
-    Programmed.RESTART_REQUIRED.value: (True, "Pods lack what the configuration needs and have to be made again."),
-    Programmed.NOT_INJECTED.value: (True, "Selected pods have no sidecar; the condition Programmed names them."),
-    Programmed.UNREACHABLE.value: (True, "Sidecars do not answer the operator; the condition Programmed names them."),
-    Outdated.UP_TO_DATE.value: (False, "All sidecars have today's image and template."),
-    Outdated.OLDER_SIDECARS.value: (True, "Pods have an older image or template; they work on until restarted."),
-}
-"""By reason: whether it is a warning, and the text. Not told: what passes by itself (Pending), what another condition
-tells (NotAccepted)."""
+_QUIET = (Programmed.NOT_ACCEPTED.value, Programmed.PENDING.value)
+"""Not told: what another condition tells, and what passes by itself."""
+_GOOD = (Accepted.ACCEPTED.value, Programmed.PROGRAMMED.value, Outdated.UP_TO_DATE.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +121,9 @@ def _told(before: Mapping[str, Mapping[str, Any]], condition: Mapping[str, Any])
     reason, old = condition["reason"], before.get(condition["type"])
     if old is None and reason == Outdated.UP_TO_DATE.value:
         return ()  # no news of a new policy
-    if reason not in _TEXTS or (old is not None and old.get("reason") == reason):
+    if reason in _QUIET or (old is not None and old.get("reason") == reason):
         return ()
-    warning, text = _TEXTS[reason]
-    return (Notice(warning, reason, text),)
+    return (Notice(reason not in _GOOD, reason),)
 
 
 def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -105,7 +105,7 @@ def test_events_of_policies() -> None:
     before = {"conditions": [{"type": kind.value, "status": "", "reason": ""} for kind in Condition]}
     changes = [notice for each in told() for notice in conditions.transitions(before, each)]
     notices = [notice for notice in changes if notice.reason != Programmed.NAMESPACE_NOT_ENABLED.value]
-    notices += [model.Notice(False, reason.value, "") for reason in Eviction]
+    notices += [model.Notice(False, reason.value) for reason in Eviction]
     assert [(first(row), row[1], row[2]) for row in rows(section(OPERATOR, "## Events"))] == [
         (notice.reason, "Warning" if notice.warning else "Normal", by_reason[notice.reason]) for notice in notices
     ]
