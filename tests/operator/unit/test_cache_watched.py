@@ -164,3 +164,28 @@ def test_what_no_watch_has_told_of_is_missing() -> None:
     present = {POD: "p1", Key("mail", "mail-1"): "p2"}
     assert cache.missing(Resource.PODS, present) == [Key("mail", "mail-1")]
     assert cache.missing(Resource.PODS, {POD: "p9"}) == [POD]
+
+
+def test_news_of_one_leave_the_others_as_they_are() -> None:
+    cache = Cache()
+    cache.put_policy(policy(), "5")
+    cache.put_policy(policy(uid="u2", name="other"), "6")
+    rendered = cache.rendered(EDGE)
+    assert cache.put_policy(policy(), "7")  # the same generation: nothing of the file is another
+    assert cache.rendered(EDGE) is rendered
+    cache.put_status(EDGE, "u1", 1, {"configHash": "older"}, "6")
+    record = cache.policy(EDGE)
+    assert record is not None
+    assert record.status == {}
+    assert cache.remove(Resource.POLICIES, EDGE, "u1")
+    assert [one.key.name for one in cache.policies_of("mail")] == ["other"]
+
+
+def test_of_two_pods_one_goes() -> None:
+    cache = Cache()
+    metadata = {"name": "mail-1", "namespace": "mail", "uid": "p2", "labels": {"postern.dev/policy": "edge"}}
+    second = pod_record({"metadata": metadata})
+    cache.put_pod(pod(), "5")
+    cache.put_pod(second, "6")
+    assert cache.remove(Resource.PODS, POD, "p1")
+    assert cache.pods_of(EDGE) == (second,)

@@ -227,3 +227,11 @@ async def test_one_key_is_never_worked_on_twice_at_once() -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert work.most == 1
+
+
+async def test_a_key_whose_time_comes_is_worked_on_though_nothing_happens() -> None:
+    queue: Queue[str] = Queue()
+    work = Work(queue, {"a": [None]})
+    queue.add("a", 0.05)
+    await worked(queue, work, work.empty)
+    assert work.seen == ["a"]
