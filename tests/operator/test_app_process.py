@@ -73,12 +73,13 @@ def test_a_port_that_is_taken_ends_it_with_1(tmp_path: Path) -> None:
         assert "cannot listen" in alone.program.log
 
 
-def test_without_credentials_it_waits_says_so_and_ends_as_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_without_credentials_it_waits_says_so_and_ends_as_asked(tmp_path: Path, number: signal.Signals) -> None:
     alone = Alone(tmp_path, settings())
     eventually(lambda: alone.operator.ask("/healthz")[0] == 200)
     assert alone.operator.ask("/readyz")[0] == 503
     eventually(lambda: "no credentials" in alone.program.log)
-    alone.program.signal(signal.SIGTERM)
+    alone.program.signal(number)
     assert alone.program.wait() == 0
 
 
