@@ -146,6 +146,8 @@ class Reconciler:
         judged = conditions.judge(inputs, rendered)
         if judged is None or conditions.unchanged(record.status, judged):
             return
+        if self._rollouts.is_new(inputs) and conditions.unheard(record.status, judged):
+            return  # the Lease has changed hands: what was said holds until the sidecars have been asked
         try:
             written = await apply.status(self._kube, record, judged.status())
         except (NotFound, Conflict):

@@ -41,6 +41,8 @@ QUESTIONS: Final = 200
 TIME: Final = 2.0
 """Seconds for a question, connection and all."""
 SIZE: Final = 64 << 10
+HEARD_WITHIN: Final = 10.0
+"""Seconds that a policy's first round of questions has: as long its status stays what the leader before has written."""
 PATIENCE: Final = 30.0
 """Seconds that questions wait for their policy's pokes."""
 POKE_TIME: Final = 10.0
@@ -187,6 +189,8 @@ class _Sidecar:
 
 @dataclass(slots=True)
 class _Rollout:
+    begun: float
+    heard: bool = False  # every sidecar has been asked once, or it would have taken too long
     target: str = ""
     sidecars: dict[str, _Sidecar] = field(default_factory=dict)
     poking: asyncio.Task[None] | None = None
@@ -243,12 +247,21 @@ class Rollouts:
         """Pokes and asks whose turn it is; seconds until the next turn. `target`: the hash of what is delivered,
         "" where nothing is to be brought about."""
         now = self._clock()
-        rollout = self._rollouts.setdefault(inputs.record.key, _Rollout())
+        rollout = self._rollouts.setdefault(inputs.record.key, _Rollout(now))
         self._prune(rollout, inputs.injected)
         if target != rollout.target:
             self._aim(rollout, target, now)
         turns = [*self._poke(rollout, inputs, now), *self._question(rollout, inputs, now)]
         return max(_slack(inputs), min(turns) - now) if turns else None
+
+    def is_new(self, inputs: Inputs) -> bool:
+        """This replica has just begun with the policy, and has not asked every sidecar that can answer."""
+        rollout = self._rollouts.get(inputs.record.key)
+        if rollout is None or rollout.heard:
+            return False
+        late = self._clock() - rollout.begun >= HEARD_WITHIN
+        rollout.heard = late or all(pod.uid in inputs.answers for pod in conditions.to_ask(inputs))
+        return not rollout.heard
 
     def forget(self, key: Key) -> None:
         """The policy is gone; its sidecars are nobody's business now."""

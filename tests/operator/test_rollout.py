@@ -281,6 +281,31 @@ async def test_who_was_asked_before_the_poke_is_asked_again_before_the_next(
         assert set(pokes(control_plane, namespace).values()) == {f"{NEW}.1"}
 
 
+async def test_a_policy_is_new_until_its_sidecars_have_been_asked(control_plane: ControlPlane, namespace: str) -> None:
+    pods = injected(control_plane, namespace, 2)
+    known = inputs(namespace, pods)
+    async with rolling(control_plane, Told(OLD)) as (rollouts, changes):
+        assert not rollouts.is_new(known)  # nothing has begun
+        rollouts.proceed(known, OLD)
+        assert rollouts.is_new(known)
+        while len(rollouts.answers(known.record.key)) < 2:
+            turn = rollouts.proceed(known, OLD)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(turn):
+                    await changes.wait()
+        assert not rollouts.is_new(replace(known, answers=rollouts.answers(known.record.key)))
+        assert not rollouts.is_new(known)  # a pod that comes later changes nothing
+
+
+async def test_a_policy_is_not_new_for_ever(control_plane: ControlPlane, namespace: str) -> None:
+    known, ticks = inputs(namespace, injected(control_plane, namespace, 1)), [100.0]
+    async with rolling(control_plane, Told(OLD), clock=lambda: ticks[0]) as (rollouts, _):
+        rollouts.proceed(known, OLD)
+        assert rollouts.is_new(known)
+        ticks[0] += rollout.HEARD_WITHIN
+        assert not rollouts.is_new(known)
+
+
 async def test_a_newer_file_overtakes(control_plane: ControlPlane, namespace: str) -> None:
     pods = injected(control_plane, namespace, 60)
     async with rolling(control_plane, Told(OLD)) as (rollouts, changes):

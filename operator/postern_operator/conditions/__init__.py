@@ -6,7 +6,7 @@ is written and told is `status`'s, the pokes and questions are `pace`'s. Raises 
 """
 
 from .pace import ask_after, next_poke, poke_after, to_ask, to_poke
-from .status import Judgement, judge, transitions, unchanged
+from .status import Judgement, judge, transitions, unchanged, unheard
 
 __all__ = [
     "Judgement",
@@ -18,4 +18,5 @@ __all__ = [
     "to_poke",
     "transitions",
     "unchanged",
+    "unheard",
 ]

@@ -79,6 +79,19 @@ def unchanged(old: Mapping[str, Any], new: Judgement) -> bool:
     return all(same)
 
 
+def unheard(old: Mapping[str, Any], new: Judgement) -> bool:
+    """`old` says of the same generation and the same file that all sidecars run it; `new`, that some are pending. Where
+    not every sidecar has been asked, that is no news of them."""
+    before = _conditions(old).get(Condition.PROGRAMMED.value, {})
+    now = next(one for one in new.conditions if one["type"] == Condition.PROGRAMMED.value)
+    return (
+        before.get("status") == "True"
+        and now["reason"] == Programmed.PENDING.value
+        and _generation(before) == now["observedGeneration"]
+        and old.get("configHash") == new.config_hash
+    )
+
+
 def transitions(old: Mapping[str, Any], new: Judgement) -> tuple[Notice, ...]:
     """One for each condition whose status or reason is another than in `old`."""
     before = _conditions(old)

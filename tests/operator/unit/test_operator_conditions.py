@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from postern_operator.conditions import Judgement, checks, judge, transitions, unchanged
+from postern_operator.conditions import Judgement, checks, judge, transitions, unchanged, unheard
 from postern_operator.conditions.view import view
 from postern_operator.model import (
     Answer,
@@ -624,6 +624,24 @@ def test_nothing_is_written_when_nothing_changed() -> None:
 )
 def test_what_changed_is_written(change: dict[str, Any]) -> None:
     assert not unchanged(before(**change), judged(policy(status=before()), Pod()))
+
+
+@pytest.mark.parametrize(
+    ("change", "pod", "expected"),
+    [
+        ({}, Pod(hash=None), True),
+        ({}, Pod(hash=None, stamp="older"), True),
+        ({}, Pod(), False),
+        ({}, Pod(hash=None, sysctl=1024), False),
+        ({"configHash": "other"}, Pod(hash=None), False),
+        ({"conditions": []}, Pod(hash=None), False),
+        ({"conditions": [{**one, "observedGeneration": 3} for one in before()["conditions"]]}, Pod(hash=None), False),
+        ({"conditions": [{**one, "status": "False"} for one in before()["conditions"]]}, Pod(hash=None), False),
+    ],
+)
+def test_sidecars_that_are_only_unheard_are_no_news(change: dict[str, Any], pod: Pod, expected: bool) -> None:
+    status = before(**change)
+    assert unheard(status, judged(policy(status=status), pod)) is expected
 
 
 def reasons(notices: tuple[Notice, ...]) -> list[tuple[bool, str]]:
