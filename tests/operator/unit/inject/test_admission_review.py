@@ -239,7 +239,8 @@ def test_parts_that_are_not_there_are_added_whole() -> None:
         (body({"metadata": {}, "spec": []}), "request.object is not a pod"),
         (body({"metadata": {}}), "request.object is not a pod"),
         (body("POD").replace(b'"POD"', b'{"metadata": {}, "spec": {"x": "\xff"}}'), "request.object is not a pod"),
-        (body("POD").replace(b'"POD"', b"[" * 5000 + b"]" * 5000), "not JSON"),
+        # How deep JSON may be is the interpreter's to say.
+        (body("POD").replace(b'"POD"', b"[" * 5000 + b"]" * 5000), "not JSON|request.object is not a pod"),
     ],
 )
 def test_what_is_no_review(data: bytes, said: str) -> None:
