@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ruamel.yaml import YAML
 
+from cluster.waiting import eventually
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cluster.control import ControlPlane
 
+PUBLISHED = "/openapi/v3/apis/postern.dev/v1alpha1"
 CRD = Path(__file__).parents[3] / "crds/mailproxypolicies.postern.dev.yaml"
 
 
@@ -22,12 +25,15 @@ def crd() -> dict[str, Any]:
     return loaded
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def installed(control_plane: ControlPlane, crd: dict[str, Any]) -> dict[str, Any]:
-    """As the API server took it."""
+    """As the API server took it, and told of it. For a module: a Release of another one takes it away."""
     path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}"
     control_plane.admin.apply(path, crd, "test-crd")
-    return control_plane.admin.wait(path, _established)
+    taken = control_plane.admin.wait(path, _established)
+    admin = control_plane.admin
+    eventually(lambda: admin.exists(PUBLISHED) and "mailproxypolicies" in admin.text(PUBLISHED), message="OpenAPI")
+    return taken
 
 
 def _established(crd: dict[str, Any]) -> bool:
@@ -35,7 +41,7 @@ def _established(crd: dict[str, Any]) -> bool:
     return any(condition["type"] == "Established" and condition["status"] == "True" for condition in conditions)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def policies(control_plane: ControlPlane, installed: dict[str, Any]) -> Iterator[str]:
     """The path of the policies of a namespace."""
     with control_plane.namespace() as namespace:

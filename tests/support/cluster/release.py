@@ -118,6 +118,7 @@ class Release:
             self.service = Service()
             self._undo.callback(self.service.close)
             self._undo.callback(self._remove)
+            self._clear()
             self._helm("install", chart, values or {}, flags)
             if start:
                 self.start()
@@ -363,11 +364,21 @@ class Release:
     def _publish(self) -> None:
         self.service.targets = tuple(self._ready.values())
 
+    def _clear(self) -> None:
+        """A definition that a test has applied by itself is in the way: helm takes over none that is not its own."""
+        if not self.admin.exists(DEFINITION):
+            return
+        if "meta.helm.sh/release-name" not in (self.admin.get(DEFINITION)["metadata"].get("annotations") or {}):
+            self._remove_definition()
+
     def _remove(self) -> None:
         for operator in self.operators:
             operator.program.kill()
         self.operators.clear()
         self.control_plane.helm("uninstall", self.name, "--namespace", self.namespace, "--ignore-not-found")
+        self._remove_definition()
+
+    def _remove_definition(self) -> None:
         self.admin.delete(DEFINITION, missing_ok=True)
         self.admin.wait_gone(DEFINITION)
 
