@@ -35,7 +35,7 @@ demo: venv ## real mail, both ways: HAProxy, NSD, Unbound and Postfix; ends by i
 test: servers ## every test, against real HAProxy, Postfix, Exim, NSD, Unbound and others (as root, on Debian)
 	$(PYTEST) $(COVERAGE) $(ARGS)
 
-test-unit: venv ## the tests that need no root and no Debian packages, in about 30 seconds
+test-unit: venv ## the tests that need no root and no Debian packages, in under a minute
 	$(PYTEST) tests/sidecar/unit tests/operator/unit tests/test_project.py $(ARGS)
 
 lint: venv ## ruff: rules and format
