@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import paths, render
-from .model import API_VERSION, KIND, Key, config_map_name
+from .model import API_VERSION, KIND
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .kube import Kube, Object
-    from .model import ConfigMapRecord, PolicyRecord, Rendered
+    from .model import ConfigMapRecord, Key, PolicyRecord, Rendered
 
 
 def differs(found: ConfigMapRecord | None, record: PolicyRecord, rendered: Rendered) -> bool:
@@ -32,13 +32,13 @@ async def config_map(kube: Kube, record: PolicyRecord, rendered: Rendered, versi
     if not version:
         return await kube.create(paths.config_maps(record.key.namespace), body)
     body["metadata"]["resourceVersion"] = version
-    return await kube.apply(paths.config_map(_place(record.key)), body)
+    return await kube.apply(paths.delivered(record.key), body)
 
 
 async def delete_config_map(kube: Kube, key: Key, uid: str, version: str) -> None:
     """Of the policy `key`. Conflict: it has changed since it was read."""
     preconditions = {"uid": uid, "resourceVersion": version}
-    await kube.delete(paths.config_map(_place(key)), preconditions=preconditions)
+    await kube.delete(paths.delivered(key), preconditions=preconditions)
 
 
 async def status(kube: Kube, record: PolicyRecord, fields: Mapping[str, Any]) -> Object:
@@ -50,7 +50,3 @@ async def status(kube: Kube, record: PolicyRecord, fields: Mapping[str, Any]) ->
         "status": dict(fields),
     }
     return await kube.apply(f"{paths.policy(record.key)}/status", body)
-
-
-def _place(key: Key) -> Key:
-    return Key(key.namespace, config_map_name(key.name))

@@ -79,7 +79,7 @@ class Gathering:
         if known is not None:
             return known
         try:
-            return self.remember(key, await self._kube.get(paths.config_map(place(key))))
+            return self.remember(key, await self._kube.get(paths.delivered(key)))
         except NotFound:
             return None
 
@@ -204,11 +204,6 @@ async def is_used(kube: Kube, key: Key) -> bool:
         if page:
             return True
     return False
-
-
-def place(key: Key) -> Key:
-    """Of a policy's ConfigMap."""
-    return Key(key.namespace, config_map_name(key.name))
 
 
 def _collection(resource: Resource, namespace: str) -> tuple[str, str]:

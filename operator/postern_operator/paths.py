@@ -6,11 +6,9 @@ or what is above it) raises ValueError.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-if TYPE_CHECKING:
-    from .model import Key
+from .model import Key, config_map_name
 
 
 def policies(namespace: str = "") -> str:
@@ -36,6 +34,11 @@ def config_maps(namespace: str = "") -> str:
 
 def config_map(key: Key) -> str:
     return f"{config_maps(key.namespace)}/{_segment(key.name)}"
+
+
+def delivered(policy: Key) -> str:
+    """The ConfigMap of the policy."""
+    return config_map(Key(policy.namespace, config_map_name(policy.name)))
 
 
 def namespaces() -> str:
