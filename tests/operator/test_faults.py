@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.faults import FaultyRelease, Vigil, Way
+from cluster.faults import FaultyRelease, Way
 from cluster.process import free_port
 from cluster.waiting import eventually
-from operated import ENABLED, Place, assert_sound, metric
+from operated import ENABLED, Place, metric, unharmed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,14 +51,8 @@ def release(control_plane: ControlPlane, way: Way, admin_port: int) -> Iterator[
 @pytest.fixture
 def operator(release: FaultyRelease) -> Iterator[Operator]:
     """It is the same process afterwards, and nothing in it broke."""
-    (operator,) = release.operators
-    pid = operator.program.pid
-    with Vigil(operator) as vigil:
+    with unharmed(release) as operator:
         yield operator
-    assert vigil.asked, "nobody asked"
-    assert vigil.missed == []
-    assert (operator.running, operator.program.pid) == (True, pid)
-    assert_sound(operator.log)
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.faults import FaultyRelease, Vigil, Way
+from cluster.faults import FaultyRelease, Way
 from cluster.pods import create_pod, pod
 from cluster.process import free_port
 from cluster.waiting import eventually
-from operated import DEFINITION, ENABLED, OPERATOR, Place, assert_sound, metric
+from operated import DEFINITION, ENABLED, OPERATOR, Place, metric, unharmed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,14 +49,8 @@ def release(control_plane: ControlPlane, admin_port: int) -> Iterator[FaultyRele
 @pytest.fixture
 def operator(release: FaultyRelease) -> Iterator[Operator]:
     """It is the same process afterwards, ready all the time, and nothing in it broke."""
-    (operator,) = release.operators
-    pid = operator.program.pid
-    with Vigil(operator) as vigil:
+    with unharmed(release) as operator:
         yield operator
-    assert vigil.asked, "nobody asked"
-    assert vigil.missed == []
-    assert (operator.running, operator.program.pid) == (True, pid)
-    assert_sound(operator.log)
 
 
 @pytest.fixture

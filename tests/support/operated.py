@@ -6,19 +6,23 @@ place.make(); place.wait(Programmed="Programmed"); mark = control_plane.mark(); 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from cluster.faults import Vigil
 from played_pods import PlayedPod
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from cluster.audit import Write
     from cluster.control import ControlPlane
+    from cluster.release import Operator, Release
 
 Object = dict[str, Any]
 OPERATOR = ":postern-operator"
@@ -123,6 +127,19 @@ def assert_sound(log: str) -> None:
     told = _OF_UVLOOP.sub("", log)
     assert "internal error" not in told, log
     assert "Traceback" not in told, log
+
+
+@contextlib.contextmanager
+def unharmed(release: Release) -> Iterator[Operator]:
+    """The release's one operator: it is the same process afterwards, ready all the time, and nothing in it broke."""
+    (operator,) = release.operators
+    pid = operator.program.pid
+    with Vigil(operator) as vigil:
+        yield operator
+    assert vigil.asked, "nobody asked"
+    assert vigil.missed == []
+    assert (operator.running, operator.program.pid) == (True, pid)
+    assert_sound(operator.log)
 
 
 def metric(page: str, name: str, **labels: str) -> float:
